@@ -1,0 +1,147 @@
+"""Random changes to pictures: the two views of VICReg, and photometric change for a pair of frames.
+
+Every picture is uint8 RGB (H, W, 3). All randomness comes from the generator given.
+"""
+
+import math
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+REFERENCE_SIZE = 224  # px; the blur of the paper is stated at this size
+
+
+class ViewRecipe(NamedTuple):
+    """How likely one view is blurred and solarized."""
+
+    blur: float
+    solarize: float
+
+
+# The asymmetric pair of BYOL (Grill et al. 2020, table 6), used by VICReg (Bardes et al. 2022, appendix).
+FIRST_VIEW = ViewRecipe(blur=1.0, solarize=0.0)
+SECOND_VIEW = ViewRecipe(blur=0.1, solarize=0.2)
+
+
+def two_views(img: np.ndarray, rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two random views of one image, each uint8 RGB (size, size, 3)."""
+    return _view(img, rng, size, FIRST_VIEW), _view(img, rng, size, SECOND_VIEW)
+
+
+def _view(img: np.ndarray, rng: np.random.Generator, size: int, recipe: ViewRecipe) -> np.ndarray:
+    view = random_resized_crop(img, rng, size)
+    if rng.random() < 0.5:
+        view = cv2.flip(view, 1)
+    if rng.random() < 0.8:
+        view = colour_jitter(view, rng)
+    if rng.random() < 0.2:
+        view = _grey(view)
+    if rng.random() < recipe.blur:
+        view = _blur(view, rng.uniform(0.1, 2.0) * size / REFERENCE_SIZE)
+    if rng.random() < recipe.solarize:
+        view = np.where(view < 128, view, 255 - view)
+    return view
+
+
+def random_resized_crop(img: np.ndarray, rng: np.random.Generator, size: int) -> np.ndarray:
+    """A crop of 8 to 100 % of the area and aspect 3/4 to 4/3, resized to (size, size, 3)."""
+    x, y, width, height = _crop_box(img.shape[1], img.shape[0], rng)
+    shrinks = width * height > size * size
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    return cv2.resize(img[y : y + height, x : x + width], (size, size), interpolation=how)
+
+
+def _crop_box(img_width: int, img_height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    for _ in range(10):
+        area = img_width * img_height * rng.uniform(0.08, 1.0)
+        aspect = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+        width = max(1, round(math.sqrt(area * aspect)))
+        height = max(1, round(math.sqrt(area / aspect)))
+        if width <= img_width and height <= img_height:
+            x, y = rng.integers(0, (img_width - width + 1, img_height - height + 1))
+            return int(x), int(y), width, height
+    side = min(img_width, img_height)  # a very long image: its central square
+    return (img_width - side) // 2, (img_height - side) // 2, side, side
+
+
+def colour_jitter(img: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Brightness 0.4, contrast 0.4, saturation 0.2 and hue 0.1, in random order."""
+    brightness, contrast, saturation, hue = rng.uniform((0.6, 0.6, 0.8, -0.1), (1.4, 1.4, 1.2, 0.1))
+    for step in rng.permutation(4):
+        if step == 0:
+            img = _scale_about(img, brightness, 0.0)
+        elif step == 1:
+            img = _scale_about(img, contrast, cv2.mean(cv2.cvtColor(img, cv2.COLOR_RGB2GRAY))[0])
+        elif step == 2:
+            img = cv2.addWeighted(img, saturation, _grey(img), 1 - saturation, 0)
+        else:
+            img = _turn_hue(img, hue)
+    return img
+
+
+def photometric(
+    img1: np.ndarray, img2: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Change the light of a pair of frames without moving anything: (img1, img2) of the same shapes.
+
+    Gamma, contrast, brightness, colour and saturation change strongly for both frames alike and weakly for
+    each alone; noise and blur come for each alone.
+    """
+    common = _Light.draw(rng, strength=1.0)
+    return _relight(img1, common, rng), _relight(img2, common, rng)
+
+
+class _Light(NamedTuple):
+    gamma: float
+    contrast: float
+    gain: np.ndarray  # (3,) factor for R, G, B
+    saturation: float
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, strength: float) -> "_Light":
+        gamma, contrast, brightness, saturation = np.exp(strength * rng.uniform(-0.3, 0.3, 4))
+        return cls(gamma, contrast, brightness * np.exp(strength * rng.uniform(-0.1, 0.1, 3)), saturation)
+
+    def times(self, other: "_Light") -> "_Light":
+        gamma, contrast = self.gamma * other.gamma, self.contrast * other.contrast
+        return _Light(gamma, contrast, self.gain * other.gain, self.saturation * other.saturation)
+
+
+def _relight(img: np.ndarray, common: _Light, rng: np.random.Generator) -> np.ndarray:
+    light = common.times(_Light.draw(rng, strength=0.3))
+    curve = np.linspace(0, 1, 256)[:, None] ** light.gamma  # (256, 1)
+    curve = ((curve - 0.5) * light.contrast + 0.5) * light.gain  # (256, 3)
+    table = np.clip(255 * curve + 0.5, 0, 255).astype(np.uint8).reshape(256, 1, 3)
+    img = cv2.LUT(img, table)
+    img = cv2.addWeighted(img, light.saturation, _grey(img), 1 - light.saturation, 0)
+    if rng.random() < 0.2:
+        img = _blur(img, rng.uniform(0.3, 1.2))
+    if rng.random() < 0.5:
+        img = _add_noise(img, rng, rng.uniform(0.5, 5.0))
+    return img
+
+
+def _add_noise(img: np.ndarray, rng: np.random.Generator, sigma: float) -> np.ndarray:
+    """Noise of standard deviation `sigma` grey levels: the mean of two uniform draws, far cheaper."""
+    first, second = np.frombuffer(rng.bytes(2 * img.size), np.uint8).reshape(2, *img.shape)
+    gain = sigma / (255 / math.sqrt(24))
+    return cv2.addWeighted(img, 1.0, cv2.addWeighted(first, 0.5, second, 0.5, 0), gain, -127.5 * gain)
+
+
+def _scale_about(img: np.ndarray, factor: float, pivot: float) -> np.ndarray:
+    return cv2.addWeighted(img, factor, img, 0, (1 - factor) * pivot)  # rounds and saturates
+
+
+def _grey(img: np.ndarray) -> np.ndarray:
+    return cv2.cvtColor(cv2.cvtColor(img, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+
+
+def _turn_hue(img: np.ndarray, turn: float) -> np.ndarray:
+    hsv = cv2.cvtColor(img, cv2.COLOR_RGB2HSV_FULL)  # hue in 256 steps: uint8 wraps as an angle does
+    hsv[..., 0] += np.uint8(round(turn * 256) % 256)
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
+
+
+def _blur(img: np.ndarray, sigma: float) -> np.ndarray:
+    return cv2.GaussianBlur(img, (0, 0), sigma)
