@@ -1,0 +1,72 @@
+"""The FastAPI application."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from mcjepa_server.config import Settings
+from mcjepa_server.engine import Engine
+from mcjepa_server.engines.select import make_engine
+from mcjepa_server.middleware import RequestContext
+from mcjepa_server.problems import add_handlers
+from mcjepa_server.routes import analyze, embeddings, flow, health, models
+from mcjepa_server.schemas import AnalyzeSummary, EmbeddingRequest, FlowSummary, Problem
+from mcjepa_server.service import Service
+from mcjepa_server.version import __version__
+
+DESCRIPTION = """
+Dense optical flow between frames, and image embeddings, out of one encoder.
+
+Every error is `application/problem+json` with an `error` member; limits are published at `/v1/info`.
+`X-Request-ID` is echoed or made up, `traceparent` is echoed.
+"""
+
+
+def create_app(settings: Settings | None = None, engine: Engine | None = None) -> FastAPI:
+    """The gateway on the given engine, or on the one that the settings name, loaded when the app starts."""
+    settings = settings or Settings()
+
+    async def supply() -> Engine:
+        return engine if engine is not None else await make_engine(settings)
+
+    service = Service(settings, supply)
+    app = FastAPI(title="MC-JEPA", version=__version__, description=DESCRIPTION, lifespan=_lifespan)
+    app.state.service = service
+    for module in (flow, embeddings, analyze, models, health):
+        app.include_router(module.router)
+    add_handlers(app)
+    app.add_middleware(RequestContext, metrics=service.metrics)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    service: Service = app.state.service
+    await service.start()
+    try:
+        yield
+    finally:
+        await service.stop()
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """FastAPI's schema, with the models that routes only refer to, and without its own shape of the 422."""
+    if app.openapi_schema is None:
+        schema = get_openapi(
+            title=app.title, version=app.version, description=app.description, routes=app.routes
+        )
+        components = schema.setdefault("components", {}).setdefault("schemas", {})
+        for name in ("HTTPValidationError", "ValidationError"):
+            components.pop(name, None)
+        for model in (Problem, FlowSummary, AnalyzeSummary, EmbeddingRequest):
+            document = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            components.update(document.pop("$defs", {}))
+            components[model.__name__] = document
+        app.openapi_schema = schema
+    return app.openapi_schema

@@ -1,0 +1,120 @@
+"""Reading request bodies: by declared type, within the byte limit, within the time limit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+
+from mcjepa_server.config import Settings
+from mcjepa_server.errors import (
+    BodyTimeout,
+    BodyTooLarge,
+    ClientClosedRequest,
+    InvalidInput,
+    MalformedRequest,
+    UnsupportedMediaType,
+)
+
+MULTIPART = "multipart/form-data"
+JSON = "application/json"
+
+#: After an early reply the rest of the body is not worth reading.
+_CLOSE = {"Connection": "close"}
+
+
+@dataclass(frozen=True)
+class Form:
+    """Parts of a multipart body, in order."""
+
+    files: list[tuple[str, bytes]]
+    fields: dict[str, str]
+
+    def named(self, name: str) -> list[bytes]:
+        return [data for part, data in self.files if part == name]
+
+    def check_names(self, files: set[str], fields: set[str] = frozenset()) -> None:  # type: ignore[assignment]
+        """Raises InvalidInput for a part that the path does not know, or a file sent as text."""
+        for name in self.fields.keys() & files:
+            raise InvalidInput(f"part {name!r} must be a file: send it with a file name", param=name)
+        names = {name for name, _ in self.files} | self.fields.keys()
+        for name in sorted(names - files - fields):
+            known = ", ".join(sorted(files | fields))
+            raise InvalidInput(f"unknown part {name!r}; this path reads {known}", param=name)
+
+
+def body_type(request: Request, *allowed: str) -> str:
+    """The Content-Type without parameters. Raises UnsupportedMediaType if it is not allowed."""
+    declared = request.headers.get("content-type", "")
+    essence = declared.split(";", 1)[0].strip().lower()
+    if essence not in allowed:
+        shown = f"{essence[:100]!r}" if essence else "missing"
+        raise UnsupportedMediaType(f"Content-Type is {shown}; send {' or '.join(allowed)}")
+    return essence
+
+
+async def read_bytes(request: Request, settings: Settings) -> bytes:
+    """The whole body."""
+    chunks = [chunk async for chunk in _bounded(request, settings)]
+    return b"".join(chunks)
+
+
+async def read_form(request: Request, settings: Settings) -> Form:
+    """The whole multipart body. Raises MalformedRequest if it does not parse."""
+    parser = MultiPartParser(request.headers, _bounded(request, settings))
+    parser.spool_max_size = settings.max_body_bytes  # in memory: the limit bounds it, and a disk is slower
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise MalformedRequest(f"the multipart body cannot be parsed: {error.message}") from error
+    files: list[tuple[str, bytes]] = []
+    fields: dict[str, str] = {}
+    for name, value in form.multi_items():
+        if isinstance(value, UploadFile):
+            files.append((name, _content(name, value)))
+        else:
+            fields[name] = value
+    return Form(files, fields)
+
+
+def _content(name: str, upload: UploadFile) -> bytes:
+    if upload.file.tell() != 0:  # the parser rewinds a part once it has seen its end
+        raise MalformedRequest(f"the multipart body ends inside part {name!r}", param=name)
+    with upload.file as file:
+        return file.read()
+
+
+async def _bounded(request: Request, settings: Settings) -> AsyncGenerator[bytes, None]:
+    """Chunks of the body. The limits hold whether or not Content-Length is there or true."""
+    limit = settings.max_body_bytes
+    length = request.headers.get("content-length", "")
+    if length.isdigit() and int(length) > limit:
+        raise _too_large(limit, f"{int(length)} bytes")
+    size = 0
+    deadline = asyncio.get_running_loop().time() + settings.body_timeout_s
+    stream = request.stream()
+    while True:
+        try:
+            async with asyncio.timeout_at(deadline):
+                chunk = await anext(stream, None)
+        except TimeoutError:
+            raise BodyTimeout(
+                f"the body did not arrive within {settings.body_timeout_s:g} s (body_timeout_s)",
+                headers=_CLOSE,
+            ) from None
+        except ClientDisconnect:
+            raise ClientClosedRequest("the client closed the connection") from None
+        if chunk is None:
+            return
+        size += len(chunk)
+        if size > limit:
+            raise _too_large(limit, "longer")
+        yield chunk
+
+
+def _too_large(limit: int, found: str) -> BodyTooLarge:
+    return BodyTooLarge(f"the body is {found}; the limit is {limit} bytes (max_body_bytes)", headers=_CLOSE)

@@ -1,0 +1,83 @@
+"""The command ``mcjepa-server``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import get_args
+
+import uvicorn
+from fastapi import FastAPI
+from pydantic import ValidationError
+
+from mcjepa_server.app import create_app
+from mcjepa_server.config import EngineName, Settings
+from mcjepa_server.engines.select import find_model_repository
+from mcjepa_server.errors import ContractError
+from mcjepa_server.problems import validation_message
+from mcjepa_server.service import Service
+from mcjepa_server.version import __version__
+
+
+class Server(uvicorn.Server):
+    """Uvicorn that stops taking work as soon as it is told to end, and lets running requests finish."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        app = self.config.app
+        if isinstance(app, FastAPI):
+            service: Service = app.state.service
+            service.drain()
+        super().handle_exit(sig, frame)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serves until it is told to stop. Exit codes: 0 stopped, 1 could not start, 2 wrong options."""
+    parser = _parser()
+    given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
+    try:
+        settings = Settings(**given)
+        find_model_repository(settings)
+    except ValidationError as error:
+        message, _ = validation_message(error.errors(include_url=False))
+        parser.error(message)
+    except ContractError as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    return _serve(settings)
+
+
+def _serve(settings: Settings) -> int:
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(name)s: %(message)s", stream=sys.stderr)
+    config = uvicorn.Config(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        timeout_graceful_shutdown=int(settings.request_timeout_s) + 1,
+        server_header=False,
+    )
+    server = Server(config)
+    server.run()
+    return 0 if server.started else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mcjepa-server",
+        description="Serve optical flow and image embeddings over HTTP.",
+        epilog="Each setting is also an environment variable: MCJEPA_ and its name in capitals, "
+        "for example MCJEPA_MAX_BODY_BYTES; /v1/info shows the limits in force.",
+    )
+    parser.add_argument("--host", help="address to listen on (default 127.0.0.1)")
+    parser.add_argument("--port", type=int, help="port to listen on (default 8000)")
+    parser.add_argument("--engine", choices=get_args(EngineName), help="what runs the models (default auto)")
+    parser.add_argument(
+        "--model-repository",
+        type=Path,
+        metavar="DIR",
+        help="folder of the exported models (default model_repository here or in the clone)",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    return parser

@@ -1,0 +1,62 @@
+"""Settings: constructor arguments first, then ``MCJEPA_*`` environment variables, then these defaults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+EngineName = Literal["auto", "onnxruntime"]
+
+
+class Settings(BaseSettings):
+    """Everything an operator can set. The limits are published at ``/v1/info``."""
+
+    model_config = SettingsConfigDict(env_prefix="MCJEPA_", frozen=True, extra="forbid")
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    engine: EngineName = Field(default="auto", description="What runs the models; auto picks onnxruntime.")
+    model_repository: Path | None = Field(default=None, description="Folder of the exported models.")
+    intra_op_threads: int = Field(
+        default=0, ge=0, description="Threads of one inference; 0 means one per core."
+    )
+
+    max_concurrency: int = Field(default=1, ge=1, le=256, description="Inferences that run at once.")
+    max_queue: int = Field(
+        default=32, ge=0, description="Requests that may wait for their turn; more get 429."
+    )
+    request_timeout_s: float = Field(
+        default=60.0, gt=0, description="From the complete body to the reply, else 504."
+    )
+    body_timeout_s: float = Field(default=60.0, gt=0, description="For the body to arrive, else 408.")
+    readiness_interval_s: float = Field(
+        default=5.0, gt=0, description="Between canary inferences while not ready."
+    )
+    failures_to_unready: int = Field(
+        default=3, ge=1, description="Engine failures in a row that end readiness."
+    )
+
+    max_body_bytes: int = Field(default=64 * 2**20, ge=1, description="Bytes of one request body.")
+    # Kept under the size at which Pillow itself starts to warn of decompression bombs (89 Mpx).
+    max_image_pixels: int = Field(default=2**26, ge=256, le=89_000_000, description="Pixels of one image.")
+    max_request_pixels: int = Field(
+        default=2**26, ge=256, description="Pixels of all frames of a request together."
+    )
+    max_frames: int = Field(default=32, ge=2, description="Frames of one /v1/analyze request.")
+    max_images: int = Field(default=64, ge=1, description="Images of one /v1/embeddings request.")
+    max_side: int = Field(
+        default=1024,
+        ge=64,
+        description="Longer side at which flow is computed unless the request says otherwise.",
+    )
+    max_compute_pixels: int = Field(
+        default=2**20, ge=4096, description="Pixels a frame may have at most when its flow is computed."
+    )
+    max_clip_pixels: int = Field(
+        default=2**22,
+        ge=8192,
+        description="Pixels of the frames given to the engine in one call (bounds memory).",
+    )

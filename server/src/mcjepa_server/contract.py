@@ -1,0 +1,140 @@
+"""The contract of a model repository, read from the ``parameters`` of its ``config.pbtxt`` files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from google.protobuf import text_format  # type: ignore[import-untyped]
+from tritonclient.grpc import model_config_pb2  # type: ignore[import-untyped]
+
+from mcjepa_server.errors import ContractError
+
+CONTRACT_VERSION = "1"
+FLOW = "mcjepa_flow"
+FLOW_BIDIRECTIONAL = "mcjepa_flow_bidirectional"
+EMBED = "mcjepa_embed"
+MODEL_NAMES = (FLOW, FLOW_BIDIRECTIONAL, EMBED)
+
+#: What the three configurations must agree on.
+SHARED_FIELDS = (
+    "model_version",
+    "weights_sha256",
+    "stride",
+    "mean",
+    "std",
+    "embedding_size",
+    "embed_image_size",
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What the exported models promise. ``max_batch_size`` is that of the embedding model."""
+
+    model_version: str
+    weights_sha256: str
+    stride: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    embedding_size: int
+    embed_image_size: int
+    training_summary: str
+    license: str
+    max_batch_size: int
+
+
+def load_contract(repository: Path) -> Contract:
+    """Reads and compares the three configurations. Raises ContractError naming the file and the field."""
+    contracts = {name: read_config(repository / name / "config.pbtxt", name) for name in MODEL_NAMES}
+    first = contracts[FLOW]
+    for name, contract in contracts.items():
+        fields = [field for field in SHARED_FIELDS if getattr(first, field) != getattr(contract, field)]
+        if fields:
+            raise ContractError(f"{FLOW} and {name} disagree on {', '.join(fields)}: export them together")
+    return contracts[EMBED]
+
+
+def read_config(path: Path, name: str) -> Contract:
+    """Parses one config.pbtxt."""
+    config: Any = model_config_pb2.ModelConfig()
+    try:
+        text_format.Parse(path.read_text(encoding="utf-8"), config)
+    except FileNotFoundError:
+        raise ContractError(f"{name}/config.pbtxt is missing from the model repository") from None
+    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
+        raise ContractError(f"{name}/config.pbtxt cannot be read: {error}") from error
+    if config.name != name:
+        raise ContractError(f"{name}/config.pbtxt is for a model named {config.name!r}")
+    if config.max_batch_size < 1:
+        raise ContractError(f"{name}: max_batch_size is {config.max_batch_size}, expected 1 or more")
+    values = {key: value.string_value for key, value in config.parameters.items()}
+    return parse_parameters(name, values, config.max_batch_size)
+
+
+def parse_parameters(name: str, values: Mapping[str, str], max_batch_size: int) -> Contract:
+    """Checks every parameter; the message of a failure names the model, the key and the value."""
+
+    def field(key: str, parse: Callable[[str], T], expected: str) -> T:
+        if key not in values:
+            raise ContractError(f"{name}: parameter {key!r} is missing from config.pbtxt")
+        try:
+            return parse(values[key])
+        except ValueError:
+            raise ContractError(
+                f"{name}: parameter {key!r} is {values[key]!r}, expected {expected}"
+            ) from None
+
+    field("contract_version", _exactly(CONTRACT_VERSION), CONTRACT_VERSION)
+    return Contract(
+        model_version=field("model_version", _text, "a non-empty text"),
+        weights_sha256=field("weights_sha256", _sha256, "64 hexadecimal digits"),
+        stride=field("stride", _positive, "a positive whole number"),
+        mean=field("mean", _three_floats, "three numbers"),
+        std=field("std", _three_floats, "three numbers"),
+        embedding_size=field("embedding_size", _positive, "a positive whole number"),
+        embed_image_size=field("embed_image_size", _positive, "a positive whole number"),
+        training_summary=field("training_summary", str, "a text"),
+        license=field("license", str, "a text"),
+        max_batch_size=max_batch_size,
+    )
+
+
+def _exactly(wanted: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text != wanted:
+            raise ValueError
+        return text
+
+    return parse
+
+
+def _text(text: str) -> str:
+    if not text.strip():
+        raise ValueError
+    return text
+
+
+def _sha256(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", text):
+        raise ValueError
+    return text.lower()
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def _three_floats(text: str) -> tuple[float, ...]:
+    numbers = tuple(float(part) for part in text.split(","))
+    if len(numbers) != 3:
+        raise ValueError
+    return numbers

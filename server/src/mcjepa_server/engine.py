@@ -1,0 +1,58 @@
+"""What the gateway asks of an engine. Engines live in ``mcjepa_server.engines``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mcjepa_server.contract import Contract
+
+Uint8Array = NDArray[np.uint8]
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class FlowOutput:
+    """Answer to a batch of clips, as the model gave it: unchecked, embeddings not normalised."""
+
+    flow: FloatArray  # (B, N-1, 2, H, W) px, (dx, dy), frame i -> i+1
+    flow_backward: FloatArray | None  # (B, N-1, 2, H, W) px, frame i+1 -> i
+    embedding: FloatArray  # (B, N, D)
+
+
+@dataclass(frozen=True)
+class EmbedOutput:
+    """Answer to a batch of images, as the model gave it."""
+
+    embedding: FloatArray  # (B, D)
+
+
+class Engine(Protocol):
+    """Runs the exported models. Inputs have already been padded and batched to what the contract asks.
+
+    An engine raises :class:`mcjepa_server.errors.EngineError` when a call fails and
+    :class:`mcjepa_server.errors.NotReady` when it cannot serve at all. Calls may be cancelled.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def contract(self) -> Contract: ...
+
+    async def infer_flow(self, frames: Uint8Array, backward: bool) -> FlowOutput:
+        """``frames`` is (B, N, H, W, 3) RGB, N >= 2, H and W multiples of ``contract.stride``."""
+        ...
+
+    async def infer_embed(self, images: Uint8Array) -> EmbedOutput:
+        """``images`` is (B, S, S, 3) RGB with S = ``contract.embed_image_size``."""
+        ...
+
+    async def ready(self) -> bool:
+        """Whether inference can be tried at all; says nothing about its quality (the canary does)."""
+        ...
+
+    async def close(self) -> None: ...

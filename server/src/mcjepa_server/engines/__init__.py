@@ -1,0 +1,1 @@
+"""Engines: what runs the exported models. Each lives in a module of its own."""

@@ -1,0 +1,40 @@
+"""From settings to an engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from anyio.to_thread import run_sync
+
+from mcjepa_server.config import Settings
+from mcjepa_server.engine import Engine
+from mcjepa_server.errors import ContractError
+
+
+async def make_engine(settings: Settings) -> Engine:
+    """Loads the engine that the settings name; ``auto`` is onnxruntime."""
+    from mcjepa_server.engines.onnxruntime import OnnxRuntimeEngine  # slow to import, and not always needed
+
+    repository = find_model_repository(settings)
+    return await run_sync(
+        OnnxRuntimeEngine.load, repository, settings.intra_op_threads, settings.max_concurrency
+    )
+
+
+def find_model_repository(settings: Settings) -> Path:
+    """The setting; else ./model_repository; else the one beside the source tree this was installed from.
+
+    Raises ContractError naming the places that were searched.
+    """
+    if settings.model_repository is not None:
+        candidates = [settings.model_repository]
+    else:
+        # server/src/mcjepa_server/engines/select.py in a clone
+        candidates = [Path("model_repository"), Path(__file__).resolve().parents[4] / "model_repository"]
+    for folder in candidates:
+        if folder.is_dir():
+            return folder.resolve()
+    searched = " nor ".join(str(folder) for folder in candidates)
+    raise ContractError(
+        f"there is no model repository at {searched}: set --model-repository or MCJEPA_MODEL_REPOSITORY"
+    )

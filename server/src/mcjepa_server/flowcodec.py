@@ -1,0 +1,106 @@
+"""Flow fields as bytes. Every function takes flow (H, W, 2) float32 px, (dx, dy)."""
+
+from __future__ import annotations
+
+import functools
+import io
+import math
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from mcjepa_server.engine import FloatArray, Uint8Array
+
+#: KITTI stores v * 64 + 2**15 in 16 bits: from -512 to just under 512 px, in steps of 1/64.
+_KITTI_SCALE = 64.0
+_KITTI_OFFSET = 32768.0
+
+
+def encode_flo(flow: FloatArray) -> bytes:
+    """Middlebury .flo: "PIEH", int32 width, int32 height, then interleaved float32, all little-endian."""
+    height, width = flow.shape[:2]
+    return b"PIEH" + struct.pack("<ii", width, height) + flow.astype("<f4", copy=False).tobytes()
+
+
+def encode_kitti(flow: FloatArray) -> tuple[bytes, int]:
+    """KITTI 16-bit PNG (u, v, valid), and how many pixels were beyond its range.
+
+    Those pixels hold the nearest value that fits and are marked as not valid.
+    """
+    stored = np.rint(flow * np.float32(_KITTI_SCALE) + np.float32(_KITTI_OFFSET))
+    valid = ((stored >= 0) & (stored <= 65535)).all(axis=-1)
+    png = np.empty((*flow.shape[:2], 3), np.uint16)
+    clipped = np.clip(stored, 0, 65535)
+    png[..., 2] = clipped[..., 0]  # OpenCV writes BGR, the file holds RGB = (u, v, valid)
+    png[..., 1] = clipped[..., 1]
+    png[..., 0] = valid
+    return _png(png), int(valid.size - np.count_nonzero(valid))
+
+
+def encode_npy(array: NDArray[Any]) -> bytes:
+    """NumPy .npy."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def encode_npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """NumPy .npz, not compressed: flow hardly shrinks and the time is better spent."""
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+def encode_png(flow: FloatArray, max_flow: float | None) -> tuple[bytes, float]:
+    """Colour PNG, and the length in px drawn at full saturation: ``max_flow``, or the longest vector."""
+    scale = max_flow if max_flow is not None else max_magnitude(flow)
+    rgb = colour_flow(flow, scale)
+    return _png(rgb[..., ::-1]), scale
+
+
+def max_magnitude(flow: FloatArray) -> float:
+    return math.sqrt(np.square(flow).sum(axis=-1).max().item())
+
+
+def colour_flow(flow: FloatArray, max_flow: float) -> Uint8Array:
+    """(H, W, 3) uint8 RGB after Baker et al., "A Database and Evaluation Methodology for Optical Flow", 2007.
+
+    Hue is direction, saturation is length over ``max_flow`` (px); longer vectors are drawn darker.
+    """
+    u, v = flow[..., 0], flow[..., 1]
+    radius = np.hypot(u, v) / np.float32(max(max_flow, 1e-9))
+    wheel = colour_wheel()
+    position = (np.arctan2(-v, -u) / np.float32(np.pi) + 1) / 2 * (len(wheel) - 1)
+    low = np.floor(position).astype(np.intp)
+    part = (position - low)[..., None]
+    colour = wheel[low] * (1 - part) + wheel[(low + 1) % len(wheel)] * part
+    radius = radius[..., None]
+    colour = np.where(radius <= 1, 1 - radius * (1 - colour), colour * np.float32(0.75))
+    return (colour * 255).astype(np.uint8)
+
+
+@functools.cache
+def colour_wheel() -> FloatArray:
+    """(55, 3) RGB in 0..1: red, yellow, green, cyan, blue, magenta and back."""
+    # Steps, the channel that stays full, the channel that rises or, in every second segment, falls.
+    segments = ((15, 0, 1), (6, 1, 0), (4, 1, 2), (11, 2, 1), (13, 2, 0), (6, 0, 2))
+    rows = []
+    for turn, (steps, full, moving) in enumerate(segments):
+        ramp = np.floor(255 * np.arange(steps) / steps) / 255
+        block = np.zeros((steps, 3), np.float32)
+        block[:, full] = 1
+        block[:, moving] = ramp if turn % 2 == 0 else 1 - ramp
+        rows.append(block)
+    return np.concatenate(rows)
+
+
+def _png(image: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
+    # Level 1: three times as fast as the default for a tenth more bytes.
+    done, data = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    if not done:
+        raise RuntimeError("OpenCV could not encode a PNG")
+    return bytes(data)

@@ -1,0 +1,147 @@
+"""Bytes of an image file to an RGB array. Nothing here trusts the bytes.
+
+Convention
+    Arrays are (H, W, 3) uint8, RGB, after the EXIF orientation has been applied.
+    Grey is repeated over the three channels. Alpha is dropped, not blended: the colour stored under it is
+    used. 16-bit samples are scaled to 8 bits. CMYK becomes RGB. Colour profiles are ignored. Of an animation
+    the first frame counts.
+
+Pillow decodes, since OpenCV turns a truncated JPEG into a picture with a grey end and says nothing.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from mcjepa_server.engine import Uint8Array
+from mcjepa_server.errors import ApiError, ImageTooLarge, InvalidInput, UndecodableImage
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM")
+MIN_SIDE = 16
+
+_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+_EIGHT_BIT = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
+_ORIENTATION_TAG = 0x0112
+_ORIENTATIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass
+class PixelBudget:
+    """What is left of the pixels that one request may decode."""
+
+    max_image: int
+    max_request: int
+    used: int = 0
+
+    def take(self, width: int, height: int, param: str) -> None:
+        """Raises ImageTooLarge if an image of this size is over either limit."""
+        pixels = width * height
+        if pixels > self.max_image:
+            raise ImageTooLarge(
+                f"{param} is {width}x{height}, {pixels} pixels; "
+                f"the limit is {self.max_image} (max_image_pixels)",
+                param=param,
+            )
+        self.used += pixels
+        if self.used > self.max_request:
+            raise ImageTooLarge(
+                f"the images of this request have {self.used} pixels up to {param}; "
+                f"the limit is {self.max_request} (max_request_pixels)",
+                param=param,
+            )
+
+
+def decode_image(data: bytes, param: str, budget: PixelBudget) -> Uint8Array:
+    """Decodes one image file to (H, W, 3) uint8 RGB.
+
+    ``param`` names the part in errors. Size limits are checked on the header, before any pixel is decoded.
+    Raises UndecodableImage, ImageTooLarge, or InvalidInput when a side is under 16 px.
+    """
+    if not data:
+        raise UndecodableImage(f"{param} is empty", param=param)
+    try:
+        with _open(data, param, budget) as image:
+            budget.take(image.width, image.height, param)
+            _check_min_side(image, param)
+            image.load()
+            return _to_rgb(image, param)
+    except ApiError:
+        raise
+    except Exception as error:  # decoders raise anything at all on hostile bytes
+        raise UndecodableImage(f"{param} cannot be decoded: {_reason(error)}", param=param) from error
+
+
+def _open(data: bytes, param: str, budget: PixelBudget) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise UndecodableImage(
+            f"{param} is not a readable image; supported are {', '.join(FORMATS)}", param=param
+        ) from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        # Pillow's own guard, far above our limit; it does not hand out the size.
+        raise ImageTooLarge(
+            f"the header of {param} claims more pixels than the limit, {budget.max_image} (max_image_pixels)",
+            param=param,
+        ) from None
+
+
+def _check_min_side(image: Image.Image, param: str) -> None:
+    if min(image.size) < MIN_SIDE:
+        raise InvalidInput(
+            f"{param} is {image.width}x{image.height}; the smallest side must be at least {MIN_SIDE} px",
+            param=param,
+        )
+
+
+def _to_rgb(image: Image.Image, param: str) -> Uint8Array:
+    orientation = _orientation(image)
+    if image.mode in _SIXTEEN_BIT:
+        array = _sixteen_to_eight(np.asarray(image))
+        upright = Image.fromarray(array).convert("RGB")
+    elif image.mode in _EIGHT_BIT:
+        # A palette with transparency goes through RGBA, or Pillow warns.
+        upright = image.convert("RGBA") if image.mode in ("P", "PA") else image
+        upright = upright.convert("RGB")
+    else:
+        raise UndecodableImage(
+            f"{param} has pixels of type {image.mode}; 8 and 16 bits a channel are supported", param=param
+        )
+    if orientation in _ORIENTATIONS:
+        upright = upright.transpose(_ORIENTATIONS[orientation])
+    return np.asarray(upright)
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 (upright) when there is none or it cannot be read: it is only metadata."""
+    try:
+        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+    except Exception:
+        return 1
+
+
+def _sixteen_to_eight(array: NDArray[Any]) -> Uint8Array:
+    """0..65535 to 0..255, rounded."""
+    wide = np.clip(array, 0, 65535).astype(np.uint32)
+    scaled: Uint8Array = ((wide * 255 + 32767) // 65535).astype(np.uint8)
+    return scaled
+
+
+def _reason(error: Exception) -> str:
+    """The decoder's own words, without file names or addresses of objects."""
+    text = str(error).split("<", 1)[0].strip().splitlines()
+    return text[0][:200] if text and text[0] else "the data are corrupt"

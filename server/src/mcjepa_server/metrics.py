@@ -1,0 +1,44 @@
+"""Prometheus metrics. One registry for each app, so that several apps can live in one process."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from mcjepa_server.timing import Timings
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_SIZES = (1, 2, 4, 8, 16, 32, 64)
+
+
+class Metrics:
+    """Every metric of the gateway."""
+
+    def __init__(self) -> None:
+        registry = CollectorRegistry()
+        self.registry = registry
+        self.requests = Counter(
+            "mcjepa_requests", "Replies.", ["method", "route", "status"], registry=registry
+        )
+        self.request_seconds = Histogram(
+            "mcjepa_request_seconds", "Whole requests.", ["route"], registry=registry, buckets=_SECONDS
+        )
+        self.failures = Counter("mcjepa_request_failures", "Error replies.", ["code"], registry=registry)
+        self.stage_seconds = Histogram(
+            "mcjepa_stage_seconds",
+            "Stages of requests: decode, queue, inference, encode.",
+            ["stage"],
+            registry=registry,
+            buckets=_SECONDS,
+        )
+        self.batch_size = Histogram(
+            "mcjepa_batch_size", "Frames or images in an engine call.", registry=registry, buckets=_SIZES
+        )
+        self.in_flight = Gauge("mcjepa_requests_in_flight", "Requests inside.", registry=registry)
+        self.queue_depth = Gauge(
+            "mcjepa_queue_depth", "Requests that wait for the engine.", registry=registry
+        )
+        self.ready = Gauge("mcjepa_ready", "1 if /readyz answers 200.", registry=registry)
+
+    def observe_stages(self, timings: Timings) -> None:
+        for stage, seconds in timings.seconds.items():
+            self.stage_seconds.labels(stage).observe(seconds)

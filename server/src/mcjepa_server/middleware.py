@@ -1,0 +1,74 @@
+"""The outermost layer: request ids, trace context, metrics, and the last resort for defects."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mcjepa_server.errors import InternalError
+from mcjepa_server.metrics import Metrics
+from mcjepa_server.problems import problem_response
+
+logger = logging.getLogger(__name__)
+
+_REQUEST_ID = re.compile(r"[!-~]{1,128}")
+#: W3C Trace Context, version 00 and the future ones that start like it.
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+
+
+class RequestContext:
+    """Pure ASGI, so that nothing buffers the reply."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app = app
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        identity = _identity(Headers(scope=scope))
+        scope.setdefault("state", {})["request_id"] = identity["X-Request-ID"]
+        status = 0
+        start = time.perf_counter()
+
+        async def send_with_identity(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message).update(identity)
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_identity)
+        except Exception:
+            logger.exception("request %s failed", identity["X-Request-ID"])
+            if status:  # too late for another reply; the server closes the connection
+                raise
+            error = InternalError("the server failed; its log has the details under this request id")
+            await problem_response(error, scope)(scope, receive, send_with_identity)
+        finally:
+            self._observe(scope, status, time.perf_counter() - start)
+
+    def _observe(self, scope: Scope, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "unmatched")  # never the raw path: labels must stay few
+        self.metrics.requests.labels(scope["method"], route, str(status)).inc()
+        self.metrics.request_seconds.labels(route).observe(seconds)
+        code = scope["state"].get("error_code")
+        if code is not None:
+            self.metrics.failures.labels(code).inc()
+
+
+def _identity(headers: Headers) -> dict[str, str]:
+    """The caller's request id, or a new one, and its trace context if it has one."""
+    wanted = headers.get("x-request-id", "")
+    identity = {"X-Request-ID": wanted if _REQUEST_ID.fullmatch(wanted) else uuid.uuid4().hex}
+    trace = headers.get("traceparent", "")
+    if _TRACEPARENT.fullmatch(trace):
+        identity["traceparent"] = trace
+    return identity

@@ -1,0 +1,143 @@
+"""Flow and embeddings of RGB arrays on top of an engine: size planning, clips, checks, normalisation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+
+import numpy as np
+from anyio.to_thread import run_sync
+from numpy.typing import NDArray
+
+from mcjepa_server.config import Settings
+from mcjepa_server.engine import Engine, FloatArray, FlowOutput, Uint8Array
+from mcjepa_server.errors import EngineError
+from mcjepa_server.geometry import (
+    Geometry,
+    pack_clip,
+    plan_geometry,
+    resize_square,
+    split_clip,
+    unpack_flow,
+)
+from mcjepa_server.occlusion import occlusion_mask
+
+#: Wraps one call of the engine; the gateway's takes a slot, measures, and counts failures.
+Slot = Callable[[int], AbstractAsyncContextManager[None]]
+
+
+@dataclass(frozen=True)
+class FlowOptions:
+    """What a request asks of the flow of N frames."""
+
+    backward: bool = False
+    occlusion: bool = False
+
+
+@dataclass(frozen=True)
+class FlowResult:
+    """Flow of N frames at the caller's size."""
+
+    flows: FloatArray  # (N-1, H, W, 2) px, (dx, dy), frame i -> i+1
+    flows_backward: FloatArray | None  # (N-1, H, W, 2) px, frame i+1 -> i
+    occlusion: NDArray[np.bool_] | None  # (N-1, H, W), True where frame i is not seen in frame i+1
+    embeddings: FloatArray  # (N, D), unit length
+    geometry: Geometry
+
+
+class Pipeline:
+    """Runs requests on one engine. ``slot`` is entered around every engine call with the frames it holds."""
+
+    def __init__(self, engine: Engine, settings: Settings) -> None:
+        self._engine = engine
+        self._settings = settings
+
+    def plan(self, width: int, height: int, max_side: int | None) -> Geometry:
+        """Sizes for frames of this size; ``max_side`` of the request, or else of the settings."""
+        return plan_geometry(
+            width,
+            height,
+            self._engine.contract.stride,
+            max_side or self._settings.max_side,
+            self._settings.max_compute_pixels,
+        )
+
+    async def flow(
+        self, frames: Sequence[Uint8Array], geometry: Geometry, options: FlowOptions, slot: Slot
+    ) -> FlowResult:
+        """Flow between neighbours of N >= 2 frames (h, w, 3) that were scaled to ``geometry``."""
+        both = options.backward or options.occlusion
+        parts = []
+        for clip in split_clip(len(frames), geometry, self._settings.max_clip_pixels):
+            packed = await run_sync(pack_clip, frames[clip], geometry)
+            async with slot(packed.shape[1]):
+                output = await self._engine.infer_flow(packed, both)
+                check_flow(output, packed.shape, self._engine.contract.embedding_size, both)
+            parts.append(output)
+        return await run_sync(_assemble, parts, geometry, options)
+
+    async def embed(self, images: Sequence[Uint8Array], slot: Slot) -> FloatArray:
+        """Embeddings (N, D) of unit length of squares from :meth:`shrink`."""
+        size = self._engine.contract.max_batch_size
+        parts = []
+        for start in range(0, len(images), size):
+            batch = np.stack(images[start : start + size])
+            async with slot(len(batch)):
+                output = await self._engine.infer_embed(batch)
+                check_output(
+                    "embedding", output.embedding, (len(batch), self._engine.contract.embedding_size)
+                )
+            parts.append(output.embedding)
+        return normalise(np.concatenate(parts))
+
+    def shrink(self, image: Uint8Array) -> Uint8Array:
+        """An image (H, W, 3) as the square that the embedding model takes. Blocking."""
+        return resize_square(image, self._engine.contract.embed_image_size)
+
+
+def check_flow(output: FlowOutput, clip: tuple[int, ...], embedding_size: int, backward: bool) -> None:
+    """Raises EngineError unless every output has its shape and is finite. ``clip`` is (B, N, H, W, 3)."""
+    b, n, h, w, _ = clip
+    check_output("flow", output.flow, (b, n - 1, 2, h, w))
+    check_output("embedding", output.embedding, (b, n, embedding_size))
+    if backward:
+        check_output("flow_backward", output.flow_backward, (b, n - 1, 2, h, w))
+
+
+def check_output(name: str, array: FloatArray | None, shape: tuple[int, ...]) -> None:
+    if array is None or array.shape != shape or array.dtype != np.float32:
+        found = "nothing" if array is None else f"{array.dtype} {array.shape}"
+        raise EngineError(f"the engine answered {name} with {found}, expected float32 {shape}")
+    if not np.isfinite(array).all():
+        raise EngineError(f"the engine answered {name} with numbers that are not finite")
+
+
+def normalise(embeddings: FloatArray) -> FloatArray:
+    """Rows (N, D) to unit length. Raises EngineError for a row without a direction."""
+    norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    if not (np.isfinite(norms) & (norms > 0)).all():
+        raise EngineError("the engine answered an embedding of length zero")
+    unit: FloatArray = (embeddings / norms).astype(np.float32)
+    return unit
+
+
+def _assemble(parts: Sequence[FlowOutput], geometry: Geometry, options: FlowOptions) -> FlowResult:
+    flows = np.concatenate([unpack_flow(part.flow[0], geometry) for part in parts])
+    backward = None
+    if options.backward or options.occlusion:
+        backward = np.concatenate(
+            [unpack_flow(part.flow_backward[0], geometry) for part in parts if part.flow_backward is not None]
+        )
+    occlusion = None
+    if options.occlusion and backward is not None:
+        occlusion = np.stack([occlusion_mask(f, b) for f, b in zip(flows, backward, strict=True)])
+    # Clips overlap by one frame; its embedding is taken once.
+    embeddings = [parts[0].embedding[0], *(part.embedding[0, 1:] for part in parts[1:])]
+    return FlowResult(
+        flows=flows,
+        flows_backward=backward if options.backward else None,
+        occlusion=occlusion,
+        embeddings=normalise(np.concatenate(embeddings)),
+        geometry=geometry,
+    )

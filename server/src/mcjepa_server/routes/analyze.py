@@ -1,0 +1,123 @@
+"""POST /v1/analyze: N frames in, the flow between neighbours and the embedding of each out."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Header, Query, Request
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
+
+from mcjepa_server import formats
+from mcjepa_server.body import MULTIPART, Form, body_type, read_form
+from mcjepa_server.clips import decode_clip
+from mcjepa_server.contract import Contract
+from mcjepa_server.errors import InvalidInput, NotAcceptable
+from mcjepa_server.geometry import Geometry
+from mcjepa_server.images import PixelBudget
+from mcjepa_server.jobs import run_job
+from mcjepa_server.negotiate import choose_format
+from mcjepa_server.pipeline import FlowOptions
+from mcjepa_server.problems import documented
+from mcjepa_server.replies import FLOW_HEADERS, encode_analysis, flow_reply
+from mcjepa_server.routes.common import FILE, INFERENCE_ERRORS, ServiceDep, header_docs, multipart_schema
+from mcjepa_server.schemas import AnalyzeMeta
+from mcjepa_server.timing import Timings
+
+router = APIRouter(tags=["inference"])
+
+
+class AnalyzeQuery(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    direction: Literal["forward", "both"] = Field("forward", description="both adds flows_backward.")
+    occlusion: bool = Field(
+        False, description="Add the forward-backward mask of the earlier frame of each pair."
+    )
+    max_side: int | None = Field(None, ge=64, le=8192, description="Compute at most at this longer side.")
+    format: str | None = Field(
+        None,
+        description="Format of the reply; goes before Accept.",
+        json_schema_extra={"enum": [offer.name for offer in formats.ANALYZE]},
+    )
+
+
+def _ok_response() -> dict[str, Any]:
+    return {
+        "description": "npz: flows float32 [N-1,H,W,2] px, embeddings float32 [N,D] of unit length, "
+        "meta (JSON text), and if asked for flows_backward float32 [N-1,H,W,2] and occlusion bool [N-1,H,W].",
+        "content": {
+            formats.NPZ.media_type: {"schema": FILE},
+            formats.JSON.media_type: {"schema": {"$ref": "#/components/schemas/AnalyzeSummary"}},
+        },
+        "headers": header_docs({name: FLOW_HEADERS[name] for name in list(FLOW_HEADERS)[:6]}),
+    }
+
+
+@router.post(
+    "/v1/analyze",
+    summary="Flow and embeddings of N frames",
+    response_class=Response,
+    responses={200: _ok_response(), **documented(NotAcceptable, *INFERENCE_ERRORS)},
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": multipart_schema({"frames": {"type": "array", "items": FILE}}, required=["frames"]),
+        }
+    },
+)
+async def post_analyze(
+    request: Request,
+    service: ServiceDep,
+    query: Annotated[AnalyzeQuery, Query()],
+    accept: Annotated[str | None, Header()] = None,
+) -> Response:
+    """Send two or more images of one size as multipart parts that are all named `frames`, in order."""
+    pipeline = service.require_ready()
+    offer = choose_format(query.format, accept, formats.ANALYZE)
+    body_type(request, MULTIPART)
+    service.admission.check()
+    form = await read_form(request, service.settings)
+    files = pick_frames(form, service.settings.max_frames)
+    budget = PixelBudget(service.settings.max_image_pixels, service.settings.max_request_pixels)
+    options = FlowOptions(query.direction == "both", query.occlusion)
+
+    def plan(width: int, height: int) -> Geometry:
+        return pipeline.plan(width, height, query.max_side)
+
+    async def job(timings: Timings) -> Response:
+        with timings.stage("decode"):
+            frames, geometry = await decode_clip(files, budget, plan, service.workers)
+        result = await pipeline.flow(frames, geometry, options, lambda size: service.slot(timings, size))
+        meta = describe(query, len(frames), geometry, service.contract)
+        with timings.stage("encode"):
+            body = await run_sync(encode_analysis, result, offer, meta)
+        return flow_reply(body, offer, "analysis", result.geometry, service.contract, timings)
+
+    return await run_job(request, service, job)
+
+
+def pick_frames(form: Form, limit: int) -> list[tuple[str, bytes]]:
+    """The parts named frames. Raises InvalidInput unless there are 2 to ``limit`` of them."""
+    form.check_names(files={"frames"})
+    files = form.named("frames")
+    if not 2 <= len(files) <= limit:
+        raise InvalidInput(
+            f"{len(files)} parts are named 'frames'; send 2 to {limit} (max_frames)", param="frames"
+        )
+    return [(f"frames[{index}]", data) for index, data in enumerate(files)]
+
+
+def describe(query: AnalyzeQuery, frames: int, geometry: Geometry, contract: Contract) -> AnalyzeMeta:
+    return AnalyzeMeta(
+        model_version=contract.model_version,
+        weights_sha256=contract.weights_sha256,
+        frames=frames,
+        width=geometry.width,
+        height=geometry.height,
+        computed_width=geometry.scaled_width,
+        computed_height=geometry.scaled_height,
+        direction=query.direction,
+        occlusion=query.occlusion,
+    )

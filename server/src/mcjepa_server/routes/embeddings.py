@@ -1,0 +1,171 @@
+"""POST /v1/embeddings: OpenAI's shape with images in place of texts, or a multipart form."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Request
+from pydantic import ValidationError
+from starlette.responses import JSONResponse, Response
+
+from mcjepa_server.body import JSON, MULTIPART, body_type, read_bytes, read_form
+from mcjepa_server.config import Settings
+from mcjepa_server.contract import EMBED
+from mcjepa_server.engine import FloatArray, Uint8Array
+from mcjepa_server.errors import InvalidInput, MalformedRequest, UndecodableImage, UnknownModel
+from mcjepa_server.images import PixelBudget, decode_image
+from mcjepa_server.jobs import run_job
+from mcjepa_server.pipeline import Pipeline, normalise
+from mcjepa_server.problems import documented, validation_message
+from mcjepa_server.replies import HEADERS
+from mcjepa_server.routes.common import FILE, INFERENCE_ERRORS, ServiceDep, header_docs, multipart_schema
+from mcjepa_server.schemas import EmbeddingRequest, EmbeddingResponse
+from mcjepa_server.service import Service
+from mcjepa_server.timing import Timings
+
+router = APIRouter(tags=["inference"])
+FIELDS = ("model", "encoding_format", "dimensions")
+
+_REQUEST_BODY = {
+    "required": True,
+    "content": {
+        JSON: {"schema": {"$ref": "#/components/schemas/EmbeddingRequest"}},
+        **multipart_schema(
+            {
+                "images": {"type": "array", "items": FILE},
+                "model": {"type": "string"},
+                "encoding_format": {"type": "string", "enum": ["float", "base64"]},
+                "dimensions": {"type": "integer"},
+            },
+            required=["images"],
+        ),
+    },
+}
+
+
+@router.post(
+    "/v1/embeddings",
+    summary="Embeddings of images",
+    response_model=EmbeddingResponse,
+    responses={
+        200: {"headers": header_docs(HEADERS)},
+        **documented(UnknownModel, *INFERENCE_ERRORS),
+    },
+    openapi_extra={"requestBody": _REQUEST_BODY},
+)
+async def post_embeddings(request: Request, service: ServiceDep) -> Response:
+    """Embeddings of unit length. JSON as for OpenAI's endpoint, or multipart with parts named `images`."""
+    pipeline = service.require_ready()
+    kind = body_type(request, JSON, MULTIPART)
+    service.admission.check()
+    wanted, files = await (_read_json if kind == JSON else _read_multipart)(request, service.settings)
+    check_request(wanted, len(files or wanted.items), service.contract.embedding_size, service.settings)
+
+    async def job(timings: Timings) -> Response:
+        with timings.stage("decode"):
+            images = await _squares(wanted, files, pipeline, service)
+        embeddings = await pipeline.embed(images, lambda size: service.slot(timings, size))
+        headers = {"X-Model-Version": service.contract.model_version, **timings.headers()}
+        return JSONResponse(await run_sync(encode_embeddings, embeddings, wanted), headers=headers)
+
+    return await run_job(request, service, job)
+
+
+async def _read_json(request: Request, settings: Settings) -> tuple[EmbeddingRequest, list[bytes]]:
+    data = await read_bytes(request, settings)
+    try:
+        document = await run_sync(json.loads, data)
+    except (ValueError, RecursionError) as error:
+        raise MalformedRequest("the body is not valid JSON") from error
+    return _validate(document), []
+
+
+async def _read_multipart(request: Request, settings: Settings) -> tuple[EmbeddingRequest, list[bytes]]:
+    form = await read_form(request, settings)
+    form.check_names(files={"images"}, fields=set(FIELDS))
+    files = form.named("images")
+    if not files:
+        raise InvalidInput(
+            "part 'images' is missing; send one or more image files under that name", param="images"
+        )
+    return _validate({"input": "", **form.fields}), files
+
+
+def _validate(document: Any) -> EmbeddingRequest:
+    try:
+        return EmbeddingRequest.model_validate(document)
+    except ValidationError as error:
+        message, param = validation_message(error.errors(include_url=False))
+        raise InvalidInput(message, param=param) from None
+
+
+def check_request(wanted: EmbeddingRequest, images: int, embedding_size: int, settings: Settings) -> None:
+    """Raises UnknownModel or InvalidInput for a request that is valid in shape only."""
+    if wanted.model is not None and wanted.model != EMBED:
+        raise UnknownModel(f"model {wanted.model!r} gives no embeddings here; {EMBED!r} does", param="model")
+    if images > settings.max_images:
+        raise InvalidInput(f"{images} images; the limit is {settings.max_images} (max_images)", param="input")
+    if wanted.dimensions is not None and wanted.dimensions > embedding_size:
+        raise InvalidInput(
+            f"dimensions is {wanted.dimensions}; embeddings have {embedding_size}", param="dimensions"
+        )
+
+
+async def _squares(
+    wanted: EmbeddingRequest, files: list[bytes], pipeline: Pipeline, service: Service
+) -> list[Uint8Array]:
+    """Decoded and shrunk one by one: a full-size image is held only while its turn lasts."""
+
+    limit = service.settings.max_image_pixels
+
+    def square(index: int, item: bytes | str) -> Uint8Array:
+        name = f"images[{index}]" if files else f"input[{index}]"
+        data = item if isinstance(item, bytes) else decode_base64(item, name)
+        budget = PixelBudget(limit, limit)
+        return pipeline.shrink(decode_image(data, name, budget))
+
+    items: Sequence[bytes | str] = files or wanted.items
+    return [await run_sync(square, index, item, limiter=service.workers) for index, item in enumerate(items)]
+
+
+def decode_base64(text: str, param: str) -> bytes:
+    """The bytes of a data URI or of bare base64. URLs are refused: the server fetches nothing."""
+    text = text.strip()
+    scheme = text[:8].lower()
+    if scheme.startswith(("http:", "https:", "ftp:", "file:", "s3:")):
+        raise InvalidInput(
+            f"{param} is a URL; this server fetches no URLs: send the image as a data URI or base64",
+            param=param,
+        )
+    if scheme.startswith("data:"):
+        head, comma, text = text.partition(",")
+        if not comma or not head.lower().endswith(";base64"):
+            raise InvalidInput(f"{param} is a data URI without ';base64,'", param=param)
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise UndecodableImage(
+            f"{param} is not base64; this model embeds images: send a data URI or base64 of an image file",
+            param=param,
+        ) from error
+
+
+def encode_embeddings(embeddings: FloatArray, wanted: EmbeddingRequest) -> dict[str, Any]:
+    """The reply for embeddings (N, D)."""
+    if wanted.dimensions is not None:
+        embeddings = normalise(embeddings[:, : wanted.dimensions])
+    as_base64 = wanted.encoding_format == "base64"
+    values = [_base64(row) for row in embeddings] if as_base64 else embeddings.tolist()
+    data = [{"object": "embedding", "index": index, "embedding": value} for index, value in enumerate(values)]
+    usage = {"prompt_tokens": len(data), "total_tokens": len(data)}
+    return {"object": "list", "data": data, "model": EMBED, "usage": usage}
+
+
+def _base64(row: FloatArray) -> str:
+    return base64.b64encode(np.ascontiguousarray(row, "<f4").tobytes()).decode("ascii")

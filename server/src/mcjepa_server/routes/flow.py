@@ -1,0 +1,144 @@
+"""POST /v1/flow: two frames in, the flow between them out."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Header, Query, Request
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
+
+from mcjepa_server import formats
+from mcjepa_server.body import MULTIPART, Form, body_type, read_form
+from mcjepa_server.clips import decode_clip
+from mcjepa_server.errors import InvalidInput, NotAcceptable
+from mcjepa_server.geometry import Geometry
+from mcjepa_server.images import PixelBudget
+from mcjepa_server.jobs import run_job
+from mcjepa_server.negotiate import Offer, choose_format
+from mcjepa_server.pipeline import FlowOptions
+from mcjepa_server.problems import documented
+from mcjepa_server.replies import FLOW_HEADERS, encode_flow, flow_reply
+from mcjepa_server.routes.common import FILE, INFERENCE_ERRORS, ServiceDep, header_docs, multipart_schema
+from mcjepa_server.timing import Timings
+
+router = APIRouter(tags=["inference"])
+FRAMES = ("frame1", "frame2")
+
+
+class FlowQuery(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    direction: Literal["forward", "backward", "both"] = Field(
+        "forward",
+        description="forward: where frame 1 went in frame 2; backward: the reverse; both: needs npz or json.",
+    )
+    occlusion: bool = Field(
+        False,
+        description="Add the mask of pixels that fail the forward-backward check (Sundaram et al. 2010); "
+        "needs npz or json. With direction=both it is the mask of frame 1.",
+    )
+    max_side: int | None = Field(
+        None,
+        ge=64,
+        le=8192,
+        description="Compute at most at this longer side; the pixel budget of /v1/info holds besides.",
+    )
+    max_flow: float | None = Field(
+        None,
+        gt=0,
+        le=1e6,
+        description="png: length in px drawn at full saturation; default the longest vector.",
+    )
+    format: str | None = Field(
+        None,
+        description="Format of the reply; goes before Accept.",
+        json_schema_extra={"enum": [offer.name for offer in formats.FLOW]},
+    )
+
+
+def _ok_response() -> dict[str, Any]:
+    binary = {"schema": FILE}
+    content: dict[str, Any] = {offer.media_type: binary for offer in formats.FLOW}
+    content[formats.JSON.media_type] = {"schema": {"$ref": "#/components/schemas/FlowSummary"}}
+    return {
+        "description": "The flow at the size of the frames, (dx, dy) in px: the point (x, y) of the frame it "
+        "starts from is at (x+dx, y+dy) in the other. npz holds flow, flow_backward and occlusion.",
+        "content": content,
+        "headers": header_docs(FLOW_HEADERS),
+    }
+
+
+@router.post(
+    "/v1/flow",
+    summary="Optical flow between two frames",
+    response_class=Response,
+    responses={200: _ok_response(), **documented(NotAcceptable, *INFERENCE_ERRORS)},
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": multipart_schema(dict.fromkeys(FRAMES, FILE), required=FRAMES),
+        }
+    },
+)
+async def post_flow(
+    request: Request,
+    service: ServiceDep,
+    query: Annotated[FlowQuery, Query()],
+    accept: Annotated[str | None, Header()] = None,
+) -> Response:
+    """Send two images of one size as the multipart parts `frame1` and `frame2`."""
+    pipeline = service.require_ready()
+    offer = choose_offer(query, accept)
+    body_type(request, MULTIPART)
+    service.admission.check()
+    form = await read_form(request, service.settings)
+    files = pick_frames(form)
+    budget = PixelBudget(service.settings.max_image_pixels, service.settings.max_request_pixels)
+    options = FlowOptions(query.direction == "both", query.occlusion)
+
+    def plan(width: int, height: int) -> Geometry:
+        return pipeline.plan(width, height, query.max_side)
+
+    async def job(timings: Timings) -> Response:
+        with timings.stage("decode"):
+            frames, geometry = await decode_clip(files, budget, plan, service.workers)
+        if query.direction == "backward":
+            frames.reverse()
+        result = await pipeline.flow(frames, geometry, options, lambda size: service.slot(timings, size))
+        with timings.stage("encode"):
+            body, extra = await run_sync(encode_flow, result, offer, query.max_flow, service.contract)
+        reply = flow_reply(body, offer, "flow", result.geometry, service.contract, timings)
+        reply.headers.update(extra)
+        return reply
+
+    return await run_job(request, service, job)
+
+
+def choose_offer(query: FlowQuery, accept: str | None) -> Offer:
+    """The format, checked against what was asked for; one that fits if the caller leaves it open."""
+    several = query.direction == "both" or query.occlusion
+    offers = sorted(formats.FLOW, key=lambda offer: several and offer not in formats.SEVERAL)
+    offer = choose_format(query.format, accept, offers)
+    if several and offer not in formats.SEVERAL:
+        raise InvalidInput(
+            f"direction=both and occlusion=true need format npz or json; {offer.name} holds one field only",
+            param="format",
+        )
+    return offer
+
+
+def pick_frames(form: Form) -> list[tuple[str, bytes]]:
+    """The two parts. Raises InvalidInput naming the one that is missing or given twice."""
+    form.check_names(files=set(FRAMES))
+    files = []
+    for name in FRAMES:
+        found = form.named(name)
+        if len(found) != 1:
+            problem = "is missing" if not found else f"is given {len(found)} times"
+            raise InvalidInput(
+                f"part {name!r} {problem}; send one image file as each of frame1 and frame2", param=name
+            )
+        files.append((name, found[0]))
+    return files

@@ -1,0 +1,38 @@
+"""Liveness, readiness, metrics and the index page."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+from fastapi import APIRouter
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.responses import HTMLResponse, Response
+
+from mcjepa_server.errors import NotReady
+from mcjepa_server.problems import documented
+from mcjepa_server.routes.common import ServiceDep
+from mcjepa_server.schemas import Health
+
+router = APIRouter(tags=["operation"])
+
+
+@router.get("/healthz", summary="The process answers")
+async def healthz() -> Health:
+    return Health(status="ok")
+
+
+@router.get("/readyz", summary="Inference works", responses=documented(NotReady))
+async def readyz(service: ServiceDep) -> Health:
+    """200 only after a canary inference gave a finite answer of the right shape; else 503 with the reason."""
+    service.require_ready()
+    return Health(status="ready")
+
+
+@router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+async def metrics(service: ServiceDep) -> Response:
+    return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/", include_in_schema=False)
+def index() -> HTMLResponse:
+    return HTMLResponse(files("mcjepa_server").joinpath("static/index.html").read_text(encoding="utf-8"))

@@ -1,0 +1,82 @@
+"""What is served, and within which limits."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from mcjepa_server import formats
+from mcjepa_server.contract import CONTRACT_VERSION, EMBED, FLOW, FLOW_BIDIRECTIONAL, Contract
+from mcjepa_server.errors import NotReady, UnknownModel
+from mcjepa_server.images import FORMATS, MIN_SIDE
+from mcjepa_server.problems import documented
+from mcjepa_server.routes.common import ServiceDep
+from mcjepa_server.schemas import Formats, Info, Limits, Model, ModelInfo, ModelList
+from mcjepa_server.service import Service
+from mcjepa_server.version import __version__
+
+router = APIRouter(tags=["models"])
+ENDPOINTS = {
+    FLOW: ["/v1/flow", "/v1/analyze"],
+    FLOW_BIDIRECTIONAL: ["/v1/flow", "/v1/analyze"],
+    EMBED: ["/v1/embeddings"],
+}
+
+
+@router.get("/v1/models", summary="Models, in OpenAI's shape", responses=documented(NotReady))
+async def list_models(service: ServiceDep) -> ModelList:
+    return ModelList(data=[_model(name, service.contract) for name in ENDPOINTS])
+
+
+@router.get(
+    "/v1/models/{name}", summary="One model, in OpenAI's shape", responses=documented(UnknownModel, NotReady)
+)
+async def get_model(name: str, service: ServiceDep) -> Model:
+    if name not in ENDPOINTS:
+        raise UnknownModel(f"there is no model {name!r}; there are {', '.join(ENDPOINTS)}", param="model")
+    return _model(name, service.contract)
+
+
+@router.get("/v1/info", summary="Engine, weights, limits and formats")
+async def info(service: ServiceDep) -> Info:
+    """Answers while the server is not ready, too, and then says why."""
+    return Info(
+        version=__version__,
+        engine=service.engine_name,
+        ready=service.reason is None,
+        reason=service.reason,
+        model=None if service.engine_name is None else _model_info(service.contract),
+        limits=_limits(service),
+        formats=Formats(
+            image_input=list(FORMATS),
+            flow=[offer.name for offer in formats.FLOW],
+            analyze=[offer.name for offer in formats.ANALYZE],
+            embedding=["float", "base64"],
+        ),
+    )
+
+
+def _model(name: str, contract: Contract) -> Model:
+    return Model(id=name, version=contract.model_version, endpoints=ENDPOINTS[name])
+
+
+def _model_info(contract: Contract) -> ModelInfo:
+    return ModelInfo(
+        version=contract.model_version,
+        weights_sha256=contract.weights_sha256,
+        contract_version=CONTRACT_VERSION,
+        stride=contract.stride,
+        embedding_size=contract.embedding_size,
+        embed_image_size=contract.embed_image_size,
+        training_summary=contract.training_summary,
+        license=contract.license,
+    )
+
+
+def _limits(service: Service) -> Limits:
+    settings = service.settings
+    names = Limits.model_fields.keys() - {"min_side", "max_in_flight"}
+    return Limits(
+        **{name: getattr(settings, name) for name in names},
+        min_side=MIN_SIDE,
+        max_in_flight=service.admission.capacity,
+    )

@@ -1,0 +1,192 @@
+"""What crosses the wire as JSON."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class ErrorBody(BaseModel):
+    """The member that OpenAI clients read."""
+
+    message: str
+    type: str
+    code: str
+    param: str | None
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details; every error reply has this body."""
+
+    type: str = Field(examples=["urn:mcjepa:problem:undecodable_image"])
+    title: str = Field(examples=["Undecodable image"])
+    status: int = Field(examples=[400])
+    detail: str = Field(examples=["frame2 is empty"])
+    instance: str = Field(examples=["/v1/flow"])
+    request_id: str | None
+    error: ErrorBody
+
+
+class ImageItem(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    image: str = Field(description="Data URI or bare base64 of an image file.")
+
+
+EncodingFormat = Literal["float", "base64"]
+
+
+class EmbeddingRequest(BaseModel):
+    """The request of OpenAI's embeddings endpoint, with images in place of texts."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"model": "mcjepa_embed", "input": ["data:image/png;base64,iVBORw0KGgo..."]}]
+        },
+    )
+
+    input: str | ImageItem | Annotated[list[str | ImageItem], Field(min_length=1)] = Field(
+        description="One image or a list: a data URI, bare base64, or an object {image: ...}. No URLs."
+    )
+    model: str | None = Field(None, description="An id of /v1/models that gives embeddings; may be left out.")
+    encoding_format: EncodingFormat = Field(
+        "float", description="base64 is little-endian float32, as in OpenAI's API."
+    )
+    dimensions: int | None = Field(
+        None, ge=1, description="Keep this many leading numbers, then normalise again."
+    )
+    modality: Literal["image"] | None = Field(None, description="Accepted for clients of other servers.")
+    user: str | None = Field(None, description="Accepted for OpenAI clients, and ignored.")
+
+    @property
+    def items(self) -> list[str]:
+        items = self.input if isinstance(self.input, list) else [self.input]
+        return [item.image if isinstance(item, ImageItem) else item for item in items]
+
+
+class Embedding(BaseModel):
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | str = Field(description="Of unit length; base64 text if that was asked for.")
+
+
+class Usage(BaseModel):
+    """Images have no tokens: both numbers count images."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingResponse(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[Embedding]
+    model: str
+    usage: Usage
+
+
+class VectorStats(BaseModel):
+    """Of one flow field, in px of the frames that were sent."""
+
+    mean: tuple[float, float] = Field(description="Mean (dx, dy).")
+    mean_magnitude: float
+    median_magnitude: float
+    max_magnitude: float
+
+
+class PairSummary(BaseModel):
+    flow: VectorStats
+    flow_backward: VectorStats | None = None
+    occluded_fraction: float | None = None
+
+
+class FlowSummary(PairSummary):
+    model_version: str
+    width: int
+    height: int
+    computed_width: int = Field(description="Width the flow was computed at, before scaling back.")
+    computed_height: int
+
+
+class AnalyzeMeta(BaseModel):
+    """Also inside the npz, as JSON text in the array ``meta``."""
+
+    model_version: str
+    weights_sha256: str
+    frames: int
+    width: int
+    height: int
+    computed_width: int
+    computed_height: int
+    direction: Literal["forward", "both"]
+    occlusion: bool
+
+
+class AnalyzeSummary(BaseModel):
+    meta: AnalyzeMeta
+    pairs: list[PairSummary]
+    embeddings: list[list[float]] = Field(description="One of unit length for each frame.")
+
+
+class Model(BaseModel):
+    id: str
+    object: Literal["model"] = "model"
+    created: int = 0
+    owned_by: str = "mcjepa"
+    version: str
+    endpoints: list[str]
+
+
+class ModelList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+class ModelInfo(BaseModel):
+    version: str
+    weights_sha256: str
+    contract_version: str
+    stride: int
+    embedding_size: int
+    embed_image_size: int
+    training_summary: str
+    license: str
+
+
+class Limits(BaseModel):
+    """What a request may ask for; errors name these fields."""
+
+    max_body_bytes: int
+    max_image_pixels: int
+    max_request_pixels: int
+    max_frames: int
+    max_images: int
+    min_side: int
+    max_side: int
+    max_compute_pixels: int
+    max_in_flight: int
+    request_timeout_s: float
+    body_timeout_s: float
+
+
+class Formats(BaseModel):
+    image_input: list[str]
+    flow: list[str]
+    analyze: list[str]
+    embedding: list[str]
+
+
+class Info(BaseModel):
+    name: str = "mcjepa-server"
+    version: str
+    engine: str | None = Field(description="What runs the models; null while nothing is loaded.")
+    ready: bool
+    reason: str | None = Field(description="Why the server is not ready.")
+    model: ModelInfo | None
+    limits: Limits
+    formats: Formats
+
+
+class Health(BaseModel):
+    status: Literal["ok", "ready"]

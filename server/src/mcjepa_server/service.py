@@ -1,0 +1,161 @@
+"""The state behind the routes: engine, readiness, admission, metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+
+import numpy as np
+from anyio import CapacityLimiter
+
+from mcjepa_server.admission import Admission
+from mcjepa_server.config import Settings
+from mcjepa_server.contract import Contract
+from mcjepa_server.engine import Engine
+from mcjepa_server.errors import ApiError, ContractError, EngineError, NotReady
+from mcjepa_server.metrics import Metrics
+from mcjepa_server.pipeline import FlowOptions, Pipeline
+from mcjepa_server.timing import Timings
+
+logger = logging.getLogger(__name__)
+
+EngineFactory = Callable[[], Awaitable[Engine]]
+
+
+class Service:
+    """Ready only after a canary inference gave a finite answer of the right shape; not ready again after
+    ``failures_to_unready`` engine failures in a row, until a canary passes.
+    """
+
+    def __init__(self, settings: Settings, make_engine: EngineFactory) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.admission = Admission(settings.max_concurrency, settings.max_queue)
+        self.workers = CapacityLimiter(os.cpu_count() or 1)  # threads that hold full-size images
+        self.reason: str | None = "starting"
+        self._make_engine = make_engine
+        self._engine: Engine | None = None
+        self._pipeline: Pipeline | None = None
+        self._failures = 0
+        self._watcher: asyncio.Task[None] | None = None
+        self._draining = False
+        self.metrics.in_flight.set_function(lambda: self.admission.inside)
+        self.metrics.queue_depth.set_function(lambda: self.admission.waiting)
+        self.metrics.ready.set_function(lambda: self.reason is None)
+
+    async def start(self) -> None:
+        """Loads the engine and tries the canary once; further tries follow in the background."""
+        await self.check()
+        self._watcher = asyncio.create_task(self._watch())
+
+    async def stop(self) -> None:
+        self.drain()
+        if self._watcher is not None:
+            self._watcher.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watcher
+        if self._engine is not None:
+            await self._engine.close()
+
+    def drain(self) -> None:
+        """Refuses new inference; what is running goes on."""
+        self._draining = True
+        self.reason = "draining: the server is shutting down"
+
+    async def check(self) -> None:
+        """Loads the engine if need be and runs the canary; sets the reason for not being ready."""
+        try:
+            async with asyncio.timeout(self.settings.request_timeout_s):
+                if self._engine is None:
+                    self._engine = await self._make_engine()
+                    self._pipeline = Pipeline(self._engine, self.settings)
+                await self._canary(self._engine, self._pipeline_or_raise())
+        except TimeoutError:
+            self._set_reason(f"the canary inference took over {self.settings.request_timeout_s:g} s")
+        except (ContractError, ApiError) as error:
+            self._set_reason(str(error))
+        except Exception:
+            logger.exception("the engine could not be started")
+            self._set_reason("the engine could not be started; the log has the details")
+        else:
+            self._failures = 0
+            self._set_reason(None)
+
+    def require_ready(self) -> Pipeline:
+        """The pipeline, or NotReady with the reason."""
+        if self.reason is not None:
+            raise NotReady(
+                self.reason, headers={"Retry-After": str(int(self.settings.readiness_interval_s) or 1)}
+            )
+        return self._pipeline_or_raise()
+
+    @property
+    def contract(self) -> Contract:
+        """Of the loaded engine, ready or not. Raises NotReady when nothing is loaded."""
+        if self._engine is None:
+            self.require_ready()
+            raise NotReady("starting")
+        return self._engine.contract
+
+    @property
+    def engine_name(self) -> str | None:
+        return None if self._engine is None else self._engine.name
+
+    @asynccontextmanager
+    async def slot(self, timings: Timings, size: int) -> AsyncIterator[None]:
+        """Around one call of the engine: waits for a slot, measures, ends readiness on repeated failure."""
+        async with self.admission.slot(timings):
+            self.metrics.batch_size.observe(size)
+            try:
+                with timings.stage("inference"):
+                    yield
+            except EngineError as error:
+                logger.error("engine: %s", error.message, exc_info=error.__cause__)
+                self._count_failure(error.message)
+                raise
+            self._failures = 0
+
+    def note_deadline(self, timings: Timings) -> None:
+        """A request ran out of time; if it had reached the engine, the engine may hang."""
+        if "inference" in timings.seconds:
+            self._count_failure("the deadline passed during inference")
+
+    def _count_failure(self, message: str) -> None:
+        self._failures += 1
+        if self._failures >= self.settings.failures_to_unready and self.reason is None:
+            self._set_reason(f"{self._failures} engine failures in a row, the last: {message}")
+
+    async def _canary(self, engine: Engine, pipeline: Pipeline) -> None:
+        if not await engine.ready():
+            raise NotReady(f"the engine {engine.name} is not ready")
+        timings = Timings()
+        rng = np.random.default_rng(0)
+        frames = rng.integers(0, 256, (2, engine.contract.stride, engine.contract.stride, 3), np.uint8)
+        geometry = pipeline.plan(frames.shape[2], frames.shape[1], None)
+        options = FlowOptions(backward=True)
+        await pipeline.flow(list(frames), geometry, options, lambda size: self.slot(timings, size))
+        square = pipeline.shrink(frames[0])
+        await pipeline.embed([square], lambda size: self.slot(timings, size))
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(self.settings.readiness_interval_s)
+            if self.reason is not None and not self._draining:
+                await self.check()
+
+    def _pipeline_or_raise(self) -> Pipeline:
+        if self._pipeline is None:
+            raise NotReady("starting")
+        return self._pipeline
+
+    def _set_reason(self, reason: str | None) -> None:
+        if self._draining or reason == self.reason:
+            return
+        self.reason = reason
+        if reason is None:
+            logger.info("ready")
+        else:
+            logger.warning("not ready: %s", reason)
