@@ -5,7 +5,6 @@ import colorsys
 import cv2
 import numpy as np
 import pytest
-
 from mcjepa.data import augment
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-
 from mcjepa.data.files import decode_rgb, list_images
 from mcjepa.data.images import open_images
 

@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import tarfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,7 @@ import numpy as np
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm"})
 
 log = logging.getLogger(__name__)
+_skip_lock = threading.Lock()  # one for all readers, so that a reader can be pickled
 
 
 class FileRef(NamedTuple):
@@ -38,10 +40,50 @@ class FileRef(NamedTuple):
         return f"{self.source}/{self.name}" if self.offset < 0 else f"{self.source}:{self.name}"
 
 
-def list_images(path: Path) -> list[FileRef]:
-    """All picture files under a folder or in a .tar, in natural order (frame 9 before frame 10).
+class TolerantReader:
+    """Reads pictures, and remembers and reports once each that it could not read.
 
-    Hidden files are left out. Raises FileNotFoundError for a missing path, ValueError for what is neither.
+    Attributes:
+        skipped: name -> reason of every file that was unreadable.
+    """
+
+    def __init__(self) -> None:
+        self.skipped: dict[str, str] = {}
+
+    def read(self, file: FileRef) -> np.ndarray | None:
+        """The picture as uint8 RGB (H, W, 3), or None where it is unreadable."""
+        name = str(file)
+        if name in self.skipped:
+            return None
+        try:
+            return decode_rgb(file.read())
+        except (OSError, ValueError) as error:
+            self.skip(name, str(error))
+            return None
+
+    def skip(self, name: str, reason: str) -> None:
+        """Count `name` among the skipped, with one warning however often it comes up."""
+        with _skip_lock:
+            if name not in self.skipped:
+                self.skipped[name] = reason
+                log.warning("skipped %s: %s (%d skipped so far)", name, reason, len(self.skipped))
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a whole file or none: a temporary file in the same folder, then a rename."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def list_images(path: Path) -> list[FileRef]:
+    """All picture files under a folder or in a .tar, folder by folder in natural order (9 before 10).
+
+    Hidden files and folders are left out. Raises FileNotFoundError for a missing path, ValueError for what
+    is neither.
     """
     if path.is_dir():
         found = _walk(path)
@@ -51,7 +93,7 @@ def list_images(path: Path) -> list[FileRef]:
         raise ValueError(f"{path}: expected a folder or a .tar of images")
     else:
         raise FileNotFoundError(f"{path}: no such folder or .tar")
-    return sorted((ref for ref in found if _is_image(ref.name)), key=lambda ref: natural_key(ref.name))
+    return sorted((ref for ref in found if _is_image(ref.name)), key=_order)
 
 
 def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
@@ -84,9 +126,14 @@ def _is_whole(data: bytes) -> bool:
     return True
 
 
+def _order(file: FileRef) -> tuple[object, object]:
+    folder, _, base = file.name.rpartition("/")
+    return natural_key(folder), natural_key(base)  # apart, so that folders 7 and 07 do not mix
+
+
 def _is_image(name: str) -> bool:
-    base = name.rpartition("/")[2]
-    return not base.startswith(".") and os.path.splitext(base)[1].lower() in IMAGE_SUFFIXES
+    hidden = name.startswith(".") or "/." in name
+    return not hidden and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def _walk(folder: Path) -> Iterator[FileRef]:

@@ -1,17 +1,12 @@
 """Still images, labelled or not, from folders and tar archives, as one random-access set."""
 
-import logging
-import threading
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
-from mcjepa.data.files import FileRef, decode_rgb, list_images
-
-log = logging.getLogger(__name__)
-_skip_lock = threading.Lock()  # one for all sets, so that a set can be pickled
+from mcjepa.data.files import FileRef, TolerantReader, list_images
 
 
 class ImageSet:
@@ -29,7 +24,8 @@ class ImageSet:
         self._files = list(files)
         self.classes = list(classes or sorted(set(names))) if labelled else []
         self.labels = _number(names, self.classes) if labelled else None
-        self.skipped: dict[str, str] = {}
+        self._reader = TolerantReader()
+        self.skipped = self._reader.skipped
 
     def __len__(self) -> int:
         return len(self._files)
@@ -44,13 +40,9 @@ class ImageSet:
         if not -len(self) <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
         for candidate in self._candidates(index % len(self)):
-            file = self._files[candidate]
-            if str(file) in self.skipped:
-                continue
-            try:
-                return decode_rgb(file.read())
-            except (OSError, ValueError) as error:
-                self._skip(str(file), str(error))
+            img = self._reader.read(self._files[candidate])
+            if img is not None:
+                return img
         raise ValueError(f"none of {len(self)} images is readable, the first is {self._files[0]}")
 
     def label(self, index: int) -> int:
@@ -67,13 +59,6 @@ class ImageSet:
             return
         same_class = self.labels[following] == self.labels[index]
         yield from chain(following[same_class].tolist(), following[~same_class].tolist())
-
-    def _skip(self, name: str, reason: str) -> None:
-        with _skip_lock:
-            if name in self.skipped:
-                return
-            self.skipped[name] = reason
-            log.warning("skipped %s: %s (%d skipped so far)", name, reason, len(self.skipped))
 
 
 def open_images(paths: Sequence[Path], classes: Sequence[str] | None = None) -> ImageSet:
