@@ -1,0 +1,195 @@
+"""The logic that both clients share, without I/O: configuration, retries, and the steps of each call.
+
+Each call is a generator of steps (see `_steps`); the drivers in `_client` only perform them.
+"""
+
+import itertools
+import os
+import time
+from collections.abc import Iterable, Mapping
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+import numpy as np
+
+from mcjepa_client import _requests as requests
+from mcjepa_client._errors import (
+    ConnectionFailedError,
+    InputError,
+    RequestTimeoutError,
+    ServiceUnavailableError,
+    StatusError,
+    status_error,
+)
+from mcjepa_client._images import ImageInput
+from mcjepa_client._replies import read_analysis, read_embeddings, read_flow, read_limits
+from mcjepa_client._results import AnalyzeResult, Direction, EmbedResult, FlowResult
+from mcjepa_client._retry import RETRIED_STATUSES, delay_before_retry, parse_retry_after
+from mcjepa_client._steps import Operation, Reply, Send, send, wait, work
+from mcjepa_client._wire import read_json
+
+DEFAULT_SERVER = "http://127.0.0.1:8000"
+SERVER_VARIABLE = "MCJEPA_SERVER"
+# Longer than the 60 s a server allows a request by default, so that its own answer (504) comes first.
+DEFAULT_TIMEOUT = 90.0
+DEFAULT_MAX_RETRIES = 2
+
+_CONNECT_TIMEOUT = 10.0  # seconds
+_PROBE_TIMEOUT = 5.0
+_PROBE_INTERVAL = 0.25
+
+
+class BaseClient:
+    """What `Client` and `AsyncClient` have in common. `base_url` is the server that is asked."""
+
+    def __init__(
+        self, base_url: str | None, timeout: float, max_retries: int, headers: Mapping[str, str] | None
+    ) -> None:
+        self.base_url = _check_url(base_url or os.environ.get(SERVER_VARIABLE) or DEFAULT_SERVER)
+        self.timeout = _check_timeout(timeout)
+        self.max_retries = _check_retries(max_retries)
+        self._headers = {"User-Agent": f"mcjepa-client/{version('mcjepa-client')}", **(headers or {})}
+        self._limits: requests.EmbedLimits | None = None
+
+    def _arguments(self, step: Send) -> dict[str, Any]:
+        """Keyword arguments of httpx2's `request` for a step."""
+        timeout = step.timeout or self.timeout
+        return {
+            "method": step.method,
+            "url": self.base_url + step.path,
+            "params": dict(step.params),
+            "headers": self._headers,
+            "files": step.files,
+            "json": step.json,
+            "timeout": httpx2.Timeout(timeout, connect=min(timeout, _CONNECT_TIMEOUT)),
+        }
+
+    def _connection_error(self, error: httpx2.RequestError) -> ConnectionFailedError:
+        kind = RequestTimeoutError if isinstance(error, httpx2.TimeoutException) else ConnectionFailedError
+        reason = str(error) or type(error).__name__
+        failure = kind(f"no reply from {self.base_url}: {reason}")
+        failure.__cause__ = error
+        return failure
+
+    def _call(self, request: Send) -> Operation[Reply]:
+        """Send, and send again while that is worth it. Raises what the last attempt met."""
+        for attempt in itertools.count():
+            outcome = yield from send(request)
+            if isinstance(outcome, Reply) and outcome.status_code == 200:
+                return outcome
+            error = _as_error(outcome)
+            if attempt >= self.max_retries or not _worth_retrying(error):
+                raise error
+            yield from wait(delay_before_retry(attempt, getattr(error, "retry_after", None)))
+        raise AssertionError("unreachable")
+
+    def _flow(
+        self,
+        img1: ImageInput,
+        img2: ImageInput,
+        direction: Direction,
+        occlusion: bool,
+        max_side: int | None,
+    ) -> Operation[FlowResult]:
+        request = yield from work(partial(requests.flow, img1, img2, direction, occlusion, max_side))
+        reply = yield from self._call(request)
+        return (yield from work(partial(read_flow, reply, direction, occlusion)))
+
+    def _analyze(
+        self, frames: Iterable[ImageInput], direction: Direction, occlusion: bool, max_side: int | None
+    ) -> Operation[AnalyzeResult]:
+        images = list(frames)
+        request = yield from work(partial(requests.analyze, images, direction, occlusion, max_side))
+        reply = yield from self._call(request)
+        return (yield from work(partial(read_analysis, reply, len(images), direction, occlusion)))
+
+    def _embed(
+        self, images: ImageInput | Iterable[ImageInput], dimensions: int | None
+    ) -> Operation[EmbedResult]:
+        pending = requests.as_list(images)
+        limits = (yield from self._embed_limits()) if len(pending) > 1 else requests.EmbedLimits(1, 1)
+        parts: list[EmbedResult] = []
+        start = 0
+        while start < len(pending):
+            batch = yield from work(partial(requests.take_batch, pending, start, limits))
+            reply = yield from self._call(requests.embed(batch, dimensions))
+            parts.append((yield from work(partial(read_embeddings, reply, len(batch), dimensions))))
+            start += len(batch)
+        return _join(parts)
+
+    def _embed_limits(self) -> Operation[requests.EmbedLimits]:
+        """How much the server takes at once: asked for once, then remembered."""
+        if self._limits is None:
+            reply = yield from self._call(Send("GET", "/v1/info"))
+            self._limits = read_limits(reply)
+        return self._limits
+
+    def _info(self) -> Operation[dict[str, Any]]:
+        return read_json((yield from self._call(Send("GET", "/v1/info"))))
+
+    def _models(self) -> Operation[list[dict[str, Any]]]:
+        body = read_json((yield from self._call(Send("GET", "/v1/models"))))
+        return [model for model in body.get("data", []) if isinstance(model, dict)]
+
+    def _probe(self, path: str) -> Operation[bool]:
+        outcome = yield from send(Send("GET", path, timeout=min(_PROBE_TIMEOUT, self.timeout)))
+        return isinstance(outcome, Reply) and outcome.status_code == 200
+
+    def _wait_until_ready(self, timeout: float) -> Operation[None]:
+        """Only "not reachable" and "not ready" are waited for; anything else is no server of ours."""
+        deadline = time.monotonic() + _check_timeout(timeout)
+        while True:
+            outcome = yield from send(Send("GET", "/readyz", timeout=_PROBE_TIMEOUT))
+            if isinstance(outcome, Reply) and outcome.status_code == 200:
+                return
+            error = _as_error(outcome)
+            hopeless = not isinstance(error, ConnectionFailedError | ServiceUnavailableError)
+            if hopeless or time.monotonic() + _PROBE_INTERVAL > deadline:
+                raise error
+            yield from wait(_PROBE_INTERVAL)
+
+
+def _as_error(outcome: Reply | ConnectionFailedError) -> ConnectionFailedError | StatusError:
+    if isinstance(outcome, ConnectionFailedError):
+        return outcome
+    return status_error(
+        outcome.status_code,
+        outcome.content,
+        request_id=outcome.request_id,
+        retry_after=parse_retry_after(outcome.headers.get("retry-after")),
+    )
+
+
+def _worth_retrying(error: ConnectionFailedError | StatusError) -> bool:
+    return isinstance(error, ConnectionFailedError) or error.status_code in RETRIED_STATUSES
+
+
+def _join(parts: list[EmbedResult]) -> EmbedResult:
+    """The parts of a split request as one result."""
+    usage: dict[str, int] = {}
+    for part in parts:
+        for name, count in part.usage.items():
+            usage[name] = usage.get(name, 0) + count
+    return EmbedResult(np.concatenate([part.embeddings for part in parts]), parts[0].model, usage)
+
+
+def _check_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InputError(f"base_url: expected http://HOST:PORT or https://..., got {url!r}")
+    return url.rstrip("/")
+
+
+def _check_timeout(timeout: float) -> float:
+    if not 0 < timeout < float("inf"):
+        raise InputError(f"timeout: expected a positive number of seconds, got {timeout}")
+    return timeout
+
+
+def _check_retries(max_retries: int) -> int:
+    if max_retries < 0:
+        raise InputError(f"max_retries: expected 0 or more, got {max_retries}")
+    return max_retries

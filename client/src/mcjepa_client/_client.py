@@ -1,0 +1,282 @@
+"""The two clients: thin drivers that perform the steps of `_base`, one blocking, one awaiting.
+
+Their methods are the same, parameter for parameter; what they do is written once, at `Client`.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx2
+
+from mcjepa_client._base import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, BaseClient
+from mcjepa_client._errors import ConnectionFailedError
+from mcjepa_client._images import ImageInput
+from mcjepa_client._results import AnalyzeResult, Direction, EmbedResult, FlowResult
+from mcjepa_client._steps import Operation, Reply, Send, Step, Wait
+
+T = TypeVar("T")
+
+
+class Client(BaseClient):
+    """A connection to an mcjepa server. Safe to share between threads.
+
+    Every call is retried up to `max_retries` times on connection errors and on 429, 502, 503 and 504, after
+    the time the server asks for (at most 60 s) or an exponentially growing, jittered one. All calls are pure
+    computations, so a second attempt does no harm.
+
+    Images are given as a path, as the bytes of an image file, as a uint8 array (H, W, 3) RGB or (H, W) grey,
+    or as a PIL image; files are sent as they are, arrays as PNG, without loss.
+
+    Every call raises InputError before sending when an argument is wrong, ConnectionFailedError when no
+    reply came, a StatusError of its own class for each error status, and InvalidReplyError for a reply that
+    is broken, not finite, or not the server's.
+
+    Args:
+        base_url: the server, as "http://HOST:PORT". None takes the environment variable MCJEPA_SERVER, and
+            without it http://127.0.0.1:8000.
+        timeout: seconds to wait for progress (to send, or for the next bytes); connecting gets at most 10.
+        max_retries: further attempts after the first.
+        headers: sent with every request, for example {"Authorization": "Bearer ..."}.
+        http_client: the httpx2 client to use, for proxies or certificates; closing it is up to you.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        max_retries: int = DEFAULT_MAX_RETRIES,
+        headers: Mapping[str, str] | None = None,
+        http_client: httpx2.Client | None = None,
+    ) -> None:
+        super().__init__(base_url, timeout, max_retries, headers)
+        self._http = http_client or httpx2.Client()
+        self._owns_http = http_client is None
+
+    def flow(
+        self,
+        img1: ImageInput,
+        img2: ImageInput,
+        *,
+        direction: Direction = "forward",
+        occlusion: bool = False,
+        max_side: int | None = None,
+    ) -> FlowResult:
+        """Optical flow between two frames of the same size.
+
+        Args:
+            img1, img2: the frames.
+            direction: "forward" from img1 to img2, "backward" from img2 to img1, or "both".
+            occlusion: also return which pixels have no counterpart in the other frame.
+            max_side: compute at most at this length (px) of the longer side; the flow still comes back in the
+                size and the pixels of the frames. None leaves it to the server.
+        """
+        return self._run(self._flow(img1, img2, direction, occlusion, max_side))
+
+    def embed(
+        self, images: ImageInput | Iterable[ImageInput], *, dimensions: int | None = None
+    ) -> EmbedResult:
+        """Embeddings of one or more images, of any sizes.
+
+        More images than the server takes at once are sent in several requests, one after the other.
+
+        Args:
+            images: one image or an iterable of images.
+            dimensions: keep only this many leading numbers, normalised again. None keeps all.
+        """
+        return self._run(self._embed(images, dimensions))
+
+    def analyze(
+        self,
+        frames: Iterable[ImageInput],
+        *,
+        direction: Direction = "forward",
+        occlusion: bool = False,
+        max_side: int | None = None,
+    ) -> AnalyzeResult:
+        """Flow between neighbouring frames and the embedding of each, out of one encoder pass per frame.
+
+        Args:
+            frames: two or more frames of the same size, in order; `info()["limits"]["max_frames"]` at most.
+            direction: "forward" or "both".
+            occlusion, max_side: as for `flow`.
+        """
+        return self._run(self._analyze(frames, direction, occlusion, max_side))
+
+    def info(self) -> dict[str, Any]:
+        """Version, engine, weights, limits and formats of the server (GET /v1/info)."""
+        return self._run(self._info())
+
+    def models(self) -> list[dict[str, Any]]:
+        """The models it serves, each with its `id` (GET /v1/models)."""
+        return self._run(self._models())
+
+    def is_alive(self) -> bool:
+        """Whether the server process answers. Never raises for a server that does not."""
+        return self._run(self._probe("/healthz"))
+
+    def is_ready(self) -> bool:
+        """Whether the server can compute. Never raises for a server that does not answer."""
+        return self._run(self._probe("/readyz"))
+
+    def wait_until_ready(self, timeout: float = 60.0) -> None:
+        """Return as soon as the server can compute.
+
+        Raises ServiceUnavailableError (with the server's reason) or ConnectionFailedError after `timeout`
+        seconds, and at once when something else than an mcjepa server answers.
+        """
+        self._run(self._wait_until_ready(timeout))
+
+    def close(self) -> None:
+        """Close the connections. A `http_client` that was passed in is left open."""
+        if self._owns_http:
+            self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _run(self, operation: Operation[T]) -> T:
+        outcome: object = None
+        while True:
+            try:
+                step = operation.send(outcome)
+            except StopIteration as stop:
+                result: T = stop.value
+                return result
+            outcome = self._perform(step)
+
+    def _perform(self, step: Step) -> object:
+        if isinstance(step, Send):
+            return self._send(step)
+        if isinstance(step, Wait):
+            time.sleep(step.seconds)
+            return None
+        return step.job()
+
+    def _send(self, step: Send) -> Reply | ConnectionFailedError:
+        try:
+            response = self._http.request(**self._arguments(step))
+        except httpx2.RequestError as error:
+            return self._connection_error(error)
+        return Reply(response.status_code, response.headers, response.content)
+
+
+class AsyncClient(BaseClient):
+    """`Client` for asyncio: the same arguments, methods, results and errors, each method awaited.
+
+    Reading files, encoding images and decoding replies run in a thread, so the event loop stays free.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        max_retries: int = DEFAULT_MAX_RETRIES,
+        headers: Mapping[str, str] | None = None,
+        http_client: httpx2.AsyncClient | None = None,
+    ) -> None:
+        super().__init__(base_url, timeout, max_retries, headers)
+        self._http = http_client or httpx2.AsyncClient()
+        self._owns_http = http_client is None
+
+    async def flow(
+        self,
+        img1: ImageInput,
+        img2: ImageInput,
+        *,
+        direction: Direction = "forward",
+        occlusion: bool = False,
+        max_side: int | None = None,
+    ) -> FlowResult:
+        """As `Client.flow`."""
+        return await self._run(self._flow(img1, img2, direction, occlusion, max_side))
+
+    async def embed(
+        self, images: ImageInput | Iterable[ImageInput], *, dimensions: int | None = None
+    ) -> EmbedResult:
+        """As `Client.embed`."""
+        return await self._run(self._embed(images, dimensions))
+
+    async def analyze(
+        self,
+        frames: Iterable[ImageInput],
+        *,
+        direction: Direction = "forward",
+        occlusion: bool = False,
+        max_side: int | None = None,
+    ) -> AnalyzeResult:
+        """As `Client.analyze`."""
+        return await self._run(self._analyze(frames, direction, occlusion, max_side))
+
+    async def info(self) -> dict[str, Any]:
+        """As `Client.info`."""
+        return await self._run(self._info())
+
+    async def models(self) -> list[dict[str, Any]]:
+        """As `Client.models`."""
+        return await self._run(self._models())
+
+    async def is_alive(self) -> bool:
+        """As `Client.is_alive`."""
+        return await self._run(self._probe("/healthz"))
+
+    async def is_ready(self) -> bool:
+        """As `Client.is_ready`."""
+        return await self._run(self._probe("/readyz"))
+
+    async def wait_until_ready(self, timeout: float = 60.0) -> None:
+        """As `Client.wait_until_ready`."""
+        await self._run(self._wait_until_ready(timeout))
+
+    async def close(self) -> None:
+        """As `Client.close`."""
+        if self._owns_http:
+            await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def _run(self, operation: Operation[T]) -> T:
+        outcome: object = None
+        while True:
+            try:
+                step = operation.send(outcome)
+            except StopIteration as stop:
+                result: T = stop.value
+                return result
+            outcome = await self._perform(step)
+
+    async def _perform(self, step: Step) -> object:
+        if isinstance(step, Send):
+            return await self._send(step)
+        if isinstance(step, Wait):
+            await asyncio.sleep(step.seconds)
+            return None
+        return await asyncio.to_thread(step.job)
+
+    async def _send(self, step: Send) -> Reply | ConnectionFailedError:
+        try:
+            response = await self._http.request(**self._arguments(step))
+        except httpx2.RequestError as error:
+            return self._connection_error(error)
+        return Reply(response.status_code, response.headers, response.content)

@@ -1,0 +1,195 @@
+"""Everything this package raises.
+
+McjepaError
+├── InputError                      the arguments are wrong; nothing was sent (also a ValueError)
+├── ConnectionFailedError           no reply: refused, reset, name not found
+│   └── RequestTimeoutError         no reply in time
+├── InvalidReplyError               a reply came, but it is not what the server promises
+└── StatusError                     the server answered with an error status
+    ├── BadRequestError             400  an image could not be decoded
+    ├── AuthenticationError         401
+    ├── PermissionDeniedError       403
+    ├── NotFoundError               404
+    ├── NotAcceptableError          406
+    ├── PayloadTooLargeError        413  too many bytes or pixels; the message names the limit
+    ├── UnsupportedMediaTypeError   415
+    ├── UnprocessableEntityError    422  for example frames of different sizes
+    ├── RateLimitError              429  the queue is full; see `retry_after`
+    ├── InternalServerError         500
+    ├── BadGatewayError             502
+    ├── ServiceUnavailableError     503  starting, draining; see `retry_after`
+    └── GatewayTimeoutError         504  the server's own deadline passed
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+
+class McjepaError(Exception):
+    """Root of every error of this package."""
+
+
+class InputError(McjepaError, ValueError):
+    """An argument is wrong; nothing was sent."""
+
+
+class ConnectionFailedError(McjepaError):
+    """No reply came. The request may or may not have reached the server; asking again is safe."""
+
+
+class RequestTimeoutError(ConnectionFailedError):
+    """No reply came within the client's timeout."""
+
+
+class InvalidReplyError(McjepaError):
+    """A reply with a success status whose body is not what the server promises.
+
+    `status_code`, `request_id` and the start of the `body` (at most 2,000 bytes) are kept for the report.
+    """
+
+    def __init__(self, message: str, *, status_code: int, request_id: str | None, body: bytes) -> None:
+        super().__init__(message if request_id is None else f"{message} [request {request_id}]")
+        self.status_code = status_code
+        self.request_id = request_id
+        self.body = body[:2000]
+
+
+class StatusError(McjepaError):
+    """The server answered with an error status.
+
+    Attributes:
+        status_code: HTTP status.
+        code: the server's machine-readable reason, or None when the body named none (a proxy's page).
+        param: the request field at fault, or None.
+        request_id: what to quote to whoever runs the server, or None.
+        retry_after: seconds the server asked to wait (uncapped), or None.
+        body: the decoded JSON body, or the text of it when it was not JSON.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status_code: int,
+        code: str | None = None,
+        param: str | None = None,
+        request_id: str | None = None,
+        retry_after: float | None = None,
+        body: object = None,
+    ) -> None:
+        suffix = f" [request {request_id}]" if request_id else ""
+        super().__init__(f"{status_code}: {message}{suffix}")
+        self.status_code = status_code
+        self.code = code
+        self.param = param
+        self.request_id = request_id
+        self.retry_after = retry_after
+        self.body = body
+
+
+class BadRequestError(StatusError):
+    """400."""
+
+
+class AuthenticationError(StatusError):
+    """401."""
+
+
+class PermissionDeniedError(StatusError):
+    """403."""
+
+
+class NotFoundError(StatusError):
+    """404."""
+
+
+class NotAcceptableError(StatusError):
+    """406."""
+
+
+class PayloadTooLargeError(StatusError):
+    """413."""
+
+
+class UnsupportedMediaTypeError(StatusError):
+    """415."""
+
+
+class UnprocessableEntityError(StatusError):
+    """422."""
+
+
+class RateLimitError(StatusError):
+    """429."""
+
+
+class InternalServerError(StatusError):
+    """500."""
+
+
+class BadGatewayError(StatusError):
+    """502."""
+
+
+class ServiceUnavailableError(StatusError):
+    """503."""
+
+
+class GatewayTimeoutError(StatusError):
+    """504."""
+
+
+STATUS_ERRORS: Mapping[int, type[StatusError]] = {
+    400: BadRequestError,
+    401: AuthenticationError,
+    403: PermissionDeniedError,
+    404: NotFoundError,
+    406: NotAcceptableError,
+    413: PayloadTooLargeError,
+    415: UnsupportedMediaTypeError,
+    422: UnprocessableEntityError,
+    429: RateLimitError,
+    500: InternalServerError,
+    502: BadGatewayError,
+    503: ServiceUnavailableError,
+    504: GatewayTimeoutError,
+}
+
+
+def status_error(
+    status_code: int, content: bytes, *, request_id: str | None, retry_after: float | None
+) -> StatusError:
+    """The error for one reply. Whatever the body is, this returns; it never raises."""
+    body = _decode_body(content)
+    problem = body if isinstance(body, dict) else {}
+    error = problem.get("error")
+    details = error if isinstance(error, dict) else {}
+    message = _text(details.get("message")) or _text(problem.get("detail")) or _text(problem.get("title"))
+    return STATUS_ERRORS.get(status_code, StatusError)(
+        message or _describe_foreign_body(body),
+        status_code=status_code,
+        code=_text(details.get("code")) or _text(details.get("type")),
+        param=_text(details.get("param")),
+        request_id=request_id or _text(problem.get("request_id")),
+        retry_after=retry_after,
+        body=body,
+    )
+
+
+def _decode_body(content: bytes) -> Any:
+    """JSON when it is JSON, else text; deep nesting and broken encodings included."""
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        return content.decode("utf-8", errors="replace")
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _describe_foreign_body(body: object) -> str:
+    """One line about a body that is not the server's own (a proxy's HTML page, nothing at all)."""
+    text = " ".join(body.split()) if isinstance(body, str) else ""
+    return f"reply without a problem description: {text[:200]!r}" if text else "reply without a body"

@@ -1,0 +1,89 @@
+"""From replies to results, each checked against what was asked for."""
+
+from typing import Any
+
+import numpy as np
+
+from mcjepa_client._requests import EmbedLimits
+from mcjepa_client._results import AnalyzeResult, Direction, EmbedResult, FlowResult
+from mcjepa_client._steps import Reply
+from mcjepa_client._wire import (
+    Arrays,
+    read_json,
+    read_npz,
+    read_vector,
+    reject,
+    take,
+    take_mask,
+    take_meta,
+)
+
+
+def read_flow(reply: Reply, direction: Direction, occlusion: bool) -> FlowResult:
+    arrays = read_npz(reply)
+    flow = take(reply, arrays, "flow", (None, None, 2))
+    return FlowResult(
+        flow=flow,
+        direction="backward" if direction == "backward" else "forward",
+        backward=take(reply, arrays, "flow_backward", flow.shape) if direction == "both" else None,
+        occlusion=take_mask(reply, arrays, "occlusion", flow.shape[:2]) if occlusion else None,
+        meta=_meta(reply, arrays),
+        request_id=reply.request_id,
+    )
+
+
+def read_analysis(reply: Reply, frames: int, direction: Direction, occlusion: bool) -> AnalyzeResult:
+    arrays = read_npz(reply)
+    flows = take(reply, arrays, "flows", (frames - 1, None, None, 2))
+    return AnalyzeResult(
+        flows=flows,
+        embeddings=take(reply, arrays, "embeddings", (frames, None)),
+        backward=take(reply, arrays, "flows_backward", flows.shape) if direction == "both" else None,
+        occlusion=take_mask(reply, arrays, "occlusion", flows.shape[:3]) if occlusion else None,
+        meta=_meta(reply, arrays),
+        request_id=reply.request_id,
+    )
+
+
+def read_embeddings(reply: Reply, images: int, dimensions: int | None) -> EmbedResult:
+    """Rows in the order of the request, whatever the order of the reply."""
+    body = read_json(reply)
+    items = body.get("data")
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        reject(reply, "'data' is not a list of objects")
+    by_index = {item.get("index"): item.get("embedding") for item in items}
+    if len(items) != images or set(by_index) != set(range(images)):
+        reject(reply, f"{len(items)} embeddings for {images} images, or their indices do not match")
+    vectors = [read_vector(reply, by_index[index]) for index in range(images)]
+    sizes = sorted({vector.size for vector in vectors})
+    if len(sizes) != 1 or (dimensions is not None and sizes != [dimensions]):
+        reject(reply, f"embeddings of size {sizes}, expected {dimensions or 'one size for all'}")
+    model, usage = body.get("model"), body.get("usage")
+    return EmbedResult(np.stack(vectors), model if isinstance(model, str) else "", _counts(usage))
+
+
+def read_limits(reply: Reply) -> EmbedLimits:
+    limits = read_json(reply).get("limits")
+    found = limits if isinstance(limits, dict) else {}
+    values = [found.get(name) for name in ("max_images", "max_body_bytes")]
+    images, size = (value if type(value) is int and value > 0 else 0 for value in values)
+    if not (images and size):
+        reject(reply, "it names no limits max_images and max_body_bytes")
+    return EmbedLimits(images, size)
+
+
+def _meta(reply: Reply, arrays: Arrays) -> dict[str, Any]:
+    """What the reply says about its making: the archive's own `meta` over what its headers say."""
+    width, _, height = reply.headers.get("x-compute-size", "").partition("x")
+    meta: dict[str, Any] = {}
+    if "x-model-version" in reply.headers:
+        meta["model_version"] = reply.headers["x-model-version"]
+    if width.isdecimal() and height.isdecimal():
+        meta.update(computed_width=int(width), computed_height=int(height))
+    return {**meta, **take_meta(reply, arrays)}
+
+
+def _counts(usage: object) -> dict[str, int]:
+    if not isinstance(usage, dict):
+        return {}
+    return {name: count for name, count in usage.items() if type(count) is int}
