@@ -3,14 +3,12 @@
 Each call is a generator of steps (see `_steps`); the drivers in `_client` only perform them.
 """
 
-import itertools
 import os
 import time
 from collections.abc import Iterable, Mapping
 from functools import partial
 from importlib.metadata import version
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx2
 import numpy as np
@@ -76,7 +74,8 @@ class BaseClient:
 
     def _call(self, request: Send) -> Operation[Reply]:
         """Send, and send again while that is worth it. Raises what the last attempt met."""
-        for attempt in itertools.count():
+        attempt = 0
+        while True:
             outcome = yield from send(request)
             if isinstance(outcome, Reply) and outcome.status_code == 200:
                 return outcome
@@ -84,7 +83,7 @@ class BaseClient:
             if attempt >= self.max_retries or not _worth_retrying(error):
                 raise error
             yield from wait(delay_before_retry(attempt, getattr(error, "retry_after", None)))
-        raise AssertionError("unreachable")
+            attempt += 1
 
     def _flow(
         self,
@@ -177,8 +176,11 @@ def _join(parts: list[EmbedResult]) -> EmbedResult:
 
 
 def _check_url(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = httpx2.URL(url)
+    except httpx2.InvalidURL as error:
+        raise InputError(f"base_url: {url!r} is no URL ({error})") from error
+    if parts.scheme not in ("http", "https") or not parts.host:
         raise InputError(f"base_url: expected http://HOST:PORT or https://..., got {url!r}")
     return url.rstrip("/")
 

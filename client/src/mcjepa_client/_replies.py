@@ -51,8 +51,8 @@ def read_embeddings(reply: Reply, images: int, dimensions: int | None) -> EmbedR
     items = body.get("data")
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         reject(reply, "'data' is not a list of objects")
-    by_index = {item.get("index"): item.get("embedding") for item in items}
-    if len(items) != images or set(by_index) != set(range(images)):
+    by_index = {item["index"]: item.get("embedding") for item in items if type(item.get("index")) is int}
+    if len(items) != images or by_index.keys() != set(range(images)):
         reject(reply, f"{len(items)} embeddings for {images} images, or their indices do not match")
     vectors = [read_vector(reply, by_index[index]) for index in range(images)]
     sizes = sorted({vector.size for vector in vectors})

@@ -60,9 +60,7 @@ def read_npz(reply: Reply) -> Arrays:
 
 def take(reply: Reply, arrays: Arrays, name: str, shape: tuple[int | None, ...]) -> NDArray[np.float32]:
     """Array `name`, float32, finite, of `shape`, where None stands for any size above zero."""
-    array = arrays.get(name)
-    if array is None:
-        reject(reply, f"array {name!r} is missing, there are {sorted(arrays)}")
+    array = _find(reply, arrays, name)
     if array.dtype.newbyteorder("=") != np.float32 or not _fits(array.shape, shape):
         expected = tuple("*" if size is None else size for size in shape)
         reject(reply, f"array {name!r}: expected float32 {expected}, got {array.dtype} {array.shape}")
@@ -73,7 +71,7 @@ def take(reply: Reply, arrays: Arrays, name: str, shape: tuple[int | None, ...])
 
 def take_mask(reply: Reply, arrays: Arrays, name: str, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     """Array `name` of 0/1 or False/True as booleans, of exactly `shape`."""
-    array = arrays[name]
+    array = _find(reply, arrays, name)
     if array.dtype.kind not in "bu" or array.shape != shape:
         reject(reply, f"array {name!r}: expected a mask {shape}, got {array.dtype} {array.shape}")
     return array.astype(np.bool_)
@@ -105,6 +103,12 @@ def read_vector(reply: Reply, value: object) -> NDArray[np.float32]:
     if vector.ndim != 1 or not vector.size or not np.isfinite(vector).all():
         reject(reply, f"an embedding of shape {vector.shape} is empty, nested or not finite")
     return vector
+
+
+def _find(reply: Reply, arrays: Arrays, name: str) -> NDArray[Any]:
+    if name not in arrays:
+        reject(reply, f"array {name!r} is missing, there are {sorted(arrays)}")
+    return arrays[name]
 
 
 def _fits(actual: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:

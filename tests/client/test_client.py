@@ -1,0 +1,323 @@
+"""What the client sends, how it splits, and what it refuses to send."""
+
+import asyncio
+import base64
+import json
+
+import httpx2
+import mcjepa_client
+import numpy as np
+import pytest
+from mcjepa_client import AsyncClient, Client, InputError
+
+IMG = np.zeros((4, 6, 3), np.uint8)
+
+
+def refuse(request):
+    raise AssertionError(f"{request.url} was asked although the arguments are wrong")
+
+
+def inputs(request):
+    return [base64.b64decode(item) for item in json.loads(request.content)["input"]]
+
+
+def embedding_server(images=64, size=2**26):
+    """A handler with limits that answers each image b"N" with the vector (N, 1)."""
+    requests = []
+
+    def answer(request):
+        if request.url.path == "/v1/info":
+            return httpx2.Response(200, json={"limits": {"max_images": images, "max_body_bytes": size}})
+        requests.append(request)
+        assert len(request.content) <= size
+        rows = [np.array([int(item[:4]), 1], "<f4").tobytes() for item in inputs(request)]
+        data = [{"index": i, "embedding": base64.b64encode(row).decode()} for i, row in enumerate(rows)]
+        usage = {"prompt_tokens": len(rows), "total_tokens": len(rows)}
+        return httpx2.Response(200, json={"data": data, "model": "m", "usage": usage})
+
+    return answer, requests
+
+
+def test_flow_sends_two_parts_under_their_names(scripted, connect, npz):
+    server = scripted(httpx2.Response(200, content=npz(flow=np.zeros((4, 6, 2), np.float32))))
+    result = connect(server, headers={"Authorization": "Bearer k"}).flow(b"first image", b"second image")
+    (request,) = server.requests
+    assert (request.method, str(request.url)) == (
+        "POST", "http://server.test/v1/flow?format=npz&direction=forward",
+    )  # fmt: skip
+    first, second = request.content.split(b'; name="frame2"')
+    assert b'; name="frame1"; filename=' in first
+    assert b"first image" in first
+    assert b"second image" in second
+    assert request.headers["authorization"] == "Bearer k"
+    assert request.headers["user-agent"].startswith("mcjepa-client/")
+    assert (result.direction, result.backward, result.occlusion) == ("forward", None, None)
+
+
+def test_a_backward_result_says_so(scripted, connect, npz):
+    server = scripted(httpx2.Response(200, content=npz(flow=np.zeros((4, 6, 2), np.float32))))
+    assert connect(server).flow(IMG, IMG, direction="backward").direction == "backward"
+
+
+def test_analyze_sends_its_frames_in_order(scripted, connect, npz):
+    flows, vectors = np.zeros((2, 4, 6, 2), np.float32), np.eye(3, dtype=np.float32)
+    server = scripted(httpx2.Response(200, content=npz(flows=flows, embeddings=vectors)))
+    connect(server).analyze(iter([b"one", b"two", b"three"]))
+    content = server.requests[0].content
+    assert content.count(b'name="frames"') == 3
+    assert content.index(b"one") < content.index(b"two") < content.index(b"three")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda c: c.flow("missing.png", IMG), "img1.*missing.png"),
+        (lambda c: c.flow(IMG, IMG.astype(float)), "img2.*float64"),
+        (lambda c: c.flow(IMG, IMG[:3]), "differ in size"),
+        (lambda c: c.flow(IMG, IMG, direction="sideways"), "sideways"),
+        (lambda c: c.flow(IMG, IMG, max_side=0), "max_side"),
+        (lambda c: c.flow(IMG, IMG, max_side=100.5), "max_side"),
+        (lambda c: c.flow(IMG, IMG, max_side=True), "max_side"),
+        (lambda c: c.analyze([IMG]), "2 or more, got 1"),
+        (lambda c: c.analyze([]), "2 or more, got 0"),
+        (lambda c: c.analyze([IMG, IMG], direction="backward"), "backward"),
+        (lambda c: c.analyze([IMG, None]), r"frames\[1\].*NoneType"),
+        (lambda c: c.embed([]), "got none"),
+        (lambda c: c.embed(7), "int"),
+        (lambda c: c.embed([7]), r"images\[0\].*int"),
+        (lambda c: c.embed(IMG, dimensions=0), "dimensions"),
+        (lambda c: c.wait_until_ready(0), "timeout"),
+        (lambda c: c.wait_until_ready(float("nan")), "timeout"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_sending(connect, call, message):
+    with pytest.raises(InputError, match=message):
+        call(connect(refuse))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"base_url": "server:8000"}, "base_url"),
+        ({"base_url": "ftp://server"}, "base_url"),
+        ({"base_url": "http://"}, "base_url"),
+        ({"base_url": "http://[::1"}, "base_url"),
+        ({"base_url": "http://server:eighty"}, "base_url"),
+        ({"timeout": 0}, "timeout"),
+        ({"timeout": float("inf")}, "timeout"),
+        ({"max_retries": -1}, "max_retries"),
+    ],
+)
+@pytest.mark.parametrize("cls", [Client, AsyncClient])
+def test_wrong_configuration_is_refused_at_once(cls, options, message):
+    with pytest.raises(InputError, match=message):
+        cls(**options)
+
+
+def test_the_server_comes_from_the_argument_then_the_environment(monkeypatch):
+    monkeypatch.delenv("MCJEPA_SERVER", raising=False)
+    with Client() as client:
+        assert client.base_url == "http://127.0.0.1:8000"
+    monkeypatch.setenv("MCJEPA_SERVER", "https://elsewhere.test/prefix/")
+    with Client() as client:
+        assert client.base_url == "https://elsewhere.test/prefix"
+    with Client("http://here.test") as client:
+        assert client.base_url == "http://here.test"
+
+
+def test_many_images_are_split_by_the_servers_limit_and_joined_in_order(connect):
+    answer, requests = embedding_server(images=3)
+    result = connect(answer).embed([b"%04d" % n for n in range(8)])
+    assert [len(inputs(request)) for request in requests] == [3, 3, 2]
+    assert result.embeddings[:, 0].tolist() == list(range(8))
+    assert result.usage == {"prompt_tokens": 8, "total_tokens": 8}
+
+
+def test_large_images_are_split_by_the_servers_body_limit(connect):
+    answer, requests = embedding_server(size=20_000)
+    images = [b"%04d" % n + bytes(4_000) for n in range(7)]
+    assert connect(answer).embed(images).embeddings[:, 0].tolist() == list(range(7))
+    assert [len(inputs(request)) for request in requests] == [3, 3, 1]
+
+
+def test_an_image_beyond_the_body_limit_goes_alone_for_the_server_to_judge(connect, problem):
+    answer, requests = embedding_server(size=10_000)
+
+    def server(request):
+        if len(request.content) > 10_000:
+            return problem(413, "body_too_large")
+        return answer(request)
+
+    with pytest.raises(mcjepa_client.PayloadTooLargeError):
+        connect(server).embed([b"0000", b"0001" + bytes(20_000), b"0002"])
+    assert [len(inputs(request)) for request in requests] == [1]
+
+
+def test_the_limits_are_asked_for_once_and_not_for_one_image(connect):
+    answer, _ = embedding_server()
+    paths = []
+
+    def server(request):
+        paths.append(request.url.path)
+        return answer(request)
+
+    client = connect(server)
+    client.embed(b"0001")
+    assert paths == ["/v1/embeddings"]
+    client.embed([b"0001", b"0002"])
+    client.embed([b"0001", b"0002"])
+    assert paths[1:] == ["/v1/info", "/v1/embeddings", "/v1/embeddings"]
+
+
+@pytest.mark.parametrize(
+    ("images", "count"),
+    [
+        (IMG, 1),
+        (IMG[..., 0], 1),
+        (np.stack([IMG, IMG]), 2),
+        ([IMG], 1),
+        ((IMG, b"file"), 2),
+        (iter([b"a", b"b", b"c"]), 3),
+        (__file__, 1),
+        (memoryview(b"file"), 1),
+    ],
+)
+def test_one_image_or_many(connect, embeddings, limits, images, count):
+    def server(request):
+        if request.url.path == "/v1/info":
+            return limits()
+        return embeddings(*([1.0, 0.0] for _ in json.loads(request.content)["input"]))
+
+    assert len(connect(server).embed(images)) == count
+
+
+def test_dimensions_are_passed_on(scripted, connect, embeddings):
+    server = scripted(embeddings([1.0, 0.0]))
+    connect(server).embed(IMG, dimensions=np.int64(2))
+    body = json.loads(server.requests[0].content)
+    assert (body["dimensions"], body["encoding_format"]) == (2, "base64")
+
+
+def test_models_are_listed(scripted, connect):
+    server = scripted(httpx2.Response(200, json={"data": [{"id": "mcjepa_flow"}]}))
+    assert connect(server).models() == [{"id": "mcjepa_flow"}]
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (httpx2.Response(200), True),
+        (httpx2.Response(503), False),
+        (httpx2.Response(404), False),
+        (httpx2.ConnectError("refused"), False),
+    ],
+)
+def test_probes_never_raise(scripted, connect, answer, expected):
+    server = scripted(answer)
+    assert connect(server).is_alive() is expected
+    assert connect(server).is_ready() is expected
+    assert [request.url.path for request in server.requests] == ["/healthz", "/readyz"]
+
+
+def test_waiting_ends_when_the_server_is_ready(scripted, connect, problem, naps):
+    server = scripted(httpx2.ConnectError("refused"), problem(503), problem(503), httpx2.Response(200))
+    connect(server).wait_until_ready()
+    assert len(naps) == 3
+
+
+def test_waiting_ends_with_the_reason_when_time_is_up(scripted, connect, problem, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr("time.sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    with pytest.raises(mcjepa_client.ServiceUnavailableError, match="what went wrong"):
+        connect(scripted(problem(503))).wait_until_ready(10)
+    assert 9 < now[0] <= 10
+
+
+def test_waiting_ends_at_once_when_it_is_no_server_of_ours(scripted, connect, problem, naps):
+    with pytest.raises(mcjepa_client.NotFoundError):
+        connect(scripted(problem(404))).wait_until_ready()
+    assert naps == []
+
+
+def test_a_client_closes_its_own_connections_only(scripted):
+    own = Client()
+    own.close()
+    assert own._http.is_closed
+    with httpx2.Client(transport=httpx2.MockTransport(scripted(httpx2.Response(200)))) as http:
+        with Client(http_client=http):
+            pass
+        assert not http.is_closed
+
+
+def test_every_request_has_a_timeout(scripted, connect):
+    server = scripted(httpx2.Response(200, json={}))
+    connect(server, timeout=7.0).info()
+    timeout = server.requests[0].extensions["timeout"]
+    assert timeout == {"connect": 7.0, "read": 7.0, "write": 7.0, "pool": 7.0}
+    connect(server).info()
+    assert server.requests[1].extensions["timeout"] == {
+        "connect": 10.0,
+        "read": 90.0,
+        "write": 90.0,
+        "pool": 90.0,
+    }
+
+
+def test_the_async_client_does_the_same(scripted, problem, monkeypatch, npz):
+    naps = []
+
+    async def sleep(seconds):
+        naps.append(seconds)
+
+    monkeypatch.setattr("asyncio.sleep", sleep)
+    monkeypatch.setattr("random.random", lambda: 0.0)
+    flow = np.ones((4, 6, 2), np.float32)
+    server = scripted(
+        httpx2.ConnectError("refused"),
+        problem(429, retry_after="4"),
+        httpx2.Response(200, content=npz(flow=flow)),
+    )
+
+    async def call():
+        http = httpx2.AsyncClient(transport=httpx2.MockTransport(server))
+        async with http, AsyncClient("http://server.test", http_client=http) as client:
+            return await client.flow(IMG, IMG)
+
+    assert np.array_equal(asyncio.run(call()).flow, flow)
+    assert naps == [0.5, 4.0]
+
+
+def test_the_async_client_splits_and_raises_alike(connect, problem):
+    answer, requests = embedding_server(images=2)
+
+    async def call():
+        async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer)) as http:
+            client = AsyncClient("http://server.test", http_client=http)
+            with pytest.raises(InputError, match=r"missing\.png"):
+                await client.flow("missing.png", IMG)
+            return await client.embed([b"0000", b"0001", b"0002"])
+
+    assert asyncio.run(call()).embeddings[:, 0].tolist() == [0, 1, 2]
+    assert len(requests) == 2
+
+
+def test_the_async_clients_other_methods(scripted):
+    server = scripted(httpx2.Response(200, json={"data": [{"id": "m"}], "version": "1"}))
+
+    async def call():
+        async with httpx2.AsyncClient(transport=httpx2.MockTransport(server)) as http:
+            client = AsyncClient("http://server.test", http_client=http)
+            await client.wait_until_ready()
+            return (
+                await client.info(),
+                await client.models(),
+                await client.is_alive(),
+                await client.is_ready(),
+            )
+
+    info, models, alive, ready = asyncio.run(call())
+    assert (info["version"], models, alive, ready) == ("1", [{"id": "m"}], True, True)
+    own = AsyncClient()
+    asyncio.run(own.close())
+    assert own._http.is_closed

@@ -1,0 +1,58 @@
+"""The public names, and that the two clients are the same."""
+
+import inspect
+from importlib.resources import files
+
+import mcjepa_client
+import pytest
+from mcjepa_client import AsyncClient, Client
+
+METHODS = [
+    "analyze", "close", "embed", "flow", "info", "is_alive", "is_ready", "models", "wait_until_ready",
+]  # fmt: skip
+
+
+def public_methods(cls):
+    return sorted(name for name, member in inspect.getmembers(cls, callable) if name[0] != "_")
+
+
+def test_public_names_are_pinned():
+    assert sorted(mcjepa_client.__all__) == [
+        "AnalyzeResult", "AsyncClient", "AuthenticationError", "BadGatewayError", "BadRequestError", "Client",
+        "ConnectionFailedError", "EmbedResult", "FlowResult", "GatewayTimeoutError", "InputError",
+        "InternalServerError", "InvalidReplyError", "McjepaError", "NotAcceptableError", "NotFoundError",
+        "PayloadTooLargeError", "PermissionDeniedError", "RateLimitError", "RequestTimeoutError",
+        "ServiceUnavailableError", "StatusError", "UnprocessableEntityError", "UnsupportedMediaTypeError",
+        "__version__", "cosine_similarity", "flow_io", "flow_viz",
+    ]  # fmt: skip
+    assert all(hasattr(mcjepa_client, name) for name in mcjepa_client.__all__)
+
+
+def test_both_clients_have_the_pinned_methods():
+    assert public_methods(Client) == METHODS
+    assert public_methods(AsyncClient) == METHODS
+
+
+@pytest.mark.parametrize("name", [*METHODS, "__init__"])
+def test_signatures_are_equal(name):
+    blocking, awaiting = (inspect.signature(getattr(cls, name)) for cls in (Client, AsyncClient))
+    assert blocking.return_annotation == awaiting.return_annotation
+    for first, second in zip(blocking.parameters.values(), awaiting.parameters.values(), strict=True):
+        if first.name == "http_client":
+            continue  # httpx2.Client and httpx2.AsyncClient
+        assert first == second
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_only_the_async_methods_are_coroutines(name):
+    assert not inspect.iscoroutinefunction(getattr(Client, name))
+    assert inspect.iscoroutinefunction(getattr(AsyncClient, name))
+
+
+@pytest.mark.parametrize("cls", [Client, AsyncClient])
+def test_every_public_method_is_documented(cls):
+    assert [name for name in public_methods(cls) if not inspect.getdoc(getattr(cls, name))] == []
+
+
+def test_the_package_is_typed():
+    assert files("mcjepa_client").joinpath("py.typed").is_file()
