@@ -1,0 +1,100 @@
+"""Checkpoints: a folder with the weights, the optimiser's state and a JSON sidecar that holds the whole configuration.
+
+    runs/NAME/step-00001200/model.safetensors    weights, expander included
+                            training.pt          optimiser state
+                            checkpoint.json      config, step, minutes spent, sha256 of the weights
+
+A folder appears under its name only when it is complete. Loading fails loudly: a missing file, another checksum,
+an unknown setting or a missing tensor is a CheckpointError, never a fresh start in silence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from mcjepa.config import Config, ConfigError, from_dict, to_dict
+from mcjepa.model import MCJEPA
+
+WEIGHTS, TRAINING, SIDECAR = "model.safetensors", "training.pt", "checkpoint.json"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint is missing, incomplete, altered or of another model."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    model: MCJEPA
+    config: Config
+    step: int
+    minutes: float  # training time so far
+    weights_sha256: str
+    path: Path
+
+
+def save(folder: Path, model: MCJEPA, config: Config, step: int, minutes: float, optimizer_state: dict[str, Any]) -> Path:
+    """Write `folder`/step-NNNNNNNN and return it; older checkpoints but the last one are removed."""
+    final = folder / f"step-{step:08d}"
+    part = folder / f".{final.name}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, part / WEIGHTS)
+    torch.save(optimizer_state, part / TRAINING)
+    sidecar = {"step": step, "minutes": minutes, "weights_sha256": sha256(part / WEIGHTS), "config": to_dict(config)}
+    (part / SIDECAR).write_text(json.dumps(sidecar, indent=1))
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(part, final)
+    for old in steps(folder)[:-2]:
+        shutil.rmtree(old)
+    return final
+
+
+def steps(folder: Path) -> list[Path]:
+    """The complete checkpoints of a run, oldest first."""
+    return sorted(p for p in folder.glob("step-*") if (p / SIDECAR).is_file())
+
+
+def resolve(path: Path) -> Path:
+    """A checkpoint folder from itself or from the run that holds it (its newest)."""
+    if (path / SIDECAR).is_file():
+        return path
+    found = steps(path)
+    if not found:
+        raise CheckpointError(f"no checkpoint in {path}: neither {SIDECAR} nor step-*/{SIDECAR}")
+    return found[-1]
+
+
+def load(path: Path) -> Checkpoint:
+    """Rebuild the model of a checkpoint folder (or of a run's newest) from its own configuration, on the CPU."""
+    path = resolve(path)
+    try:
+        sidecar = json.loads((path / SIDECAR).read_text())
+        config = from_dict(Config, sidecar["config"])
+        model = MCJEPA(config.model)
+        if sha256(path / WEIGHTS) != sidecar["weights_sha256"]:
+            raise CheckpointError(f"{path / WEIGHTS}: sha256 differs from the one in {SIDECAR}")
+        model.load_state_dict(load_file(path / WEIGHTS))
+        return Checkpoint(model, config, sidecar["step"], sidecar["minutes"], sidecar["weights_sha256"], path)
+    except (OSError, KeyError, ValueError, ConfigError, RuntimeError) as error:
+        raise error if isinstance(error, CheckpointError) else CheckpointError(f"{path}: {error}") from error
+
+
+def load_training_state(path: Path) -> dict[str, Any]:
+    """The optimiser's state that `save` was given."""
+    state: dict[str, Any] = torch.load(path / TRAINING, map_location="cpu", weights_only=True)
+    return state
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,125 @@
+"""Training batches: a pure function of (seed, step, stage), so that a resumed run sees what the unbroken one would."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from mcjepa.config import Config, StageConfig
+from mcjepa.data.augment import two_views
+from mcjepa.data.images import ImageSet, open_images
+from mcjepa.data.known_motion import compose_pair
+from mcjepa.data.video import FramePairs, open_pairs
+
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The opened data sets of a run; None where no term needs them."""
+
+    photos: ImageSet | None
+    videos: FramePairs | None
+    images: ImageSet | None
+
+
+def open_sources(config: Config) -> Sources:
+    """Open what the configuration names. Raises ValueError naming the setting where a needed set is not given."""
+    loss, data = config.loss, config.data
+    flow, content = loss.flow > 0, loss.content > 0
+    photos = flow and any(s.batch for s in config.train.stages)
+    videos = flow and any(s.video_batch for s in config.train.stages)
+    for needed, name in ((photos, "photos"), (videos, "videos"), (content, "images")):
+        if needed and not getattr(data, name):
+            raise ValueError(f"data.{name} is empty, but the losses in use need it")
+    paths = [[Path(p) for p in group] for group in (data.photos, data.videos, data.images)]
+    return Sources(
+        photos=open_images(paths[0]) if photos else None,
+        videos=open_pairs(paths[1], Path(data.video_cache), data.video_short_side) if videos else None,
+        images=open_images(paths[2]) if content else None,
+    )
+
+
+class StepBatches(Dataset[Batch]):
+    """Item `step` is the whole batch of that step: flow pairs and two views of images, uint8, channels first.
+
+    known1, known2 (K, 3, h, w), truth (K, 2, h, w) px; video1, video2 (V, 3, h, w); view1, view2 (N, 3, s, s).
+    """
+
+    def __init__(self, sources: Sources, stage: StageConfig, seed: int) -> None:
+        self.sources, self.stage, self.seed = sources, stage, seed
+
+    def __getitem__(self, step: int) -> Batch:
+        rng = np.random.default_rng([self.seed, step])
+        batch: Batch = {}
+        if self.sources.photos is not None and self.stage.batch:
+            batch |= self._known_motion(self.sources.photos, rng)
+        if self.sources.videos is not None and self.stage.video_batch:
+            batch |= self._video(self.sources.videos, rng)
+        if self.sources.images is not None:
+            batch |= self._views(self.sources.images, rng)
+        return batch
+
+    def _known_motion(self, photos: ImageSet, rng: np.random.Generator) -> Batch:
+        def photo() -> np.ndarray:
+            return photos[int(rng.integers(len(photos)))]
+
+        stage = self.stage
+        pairs = [compose_pair(photo, stage.crop, stage.max_motion, rng) for _ in range(stage.batch)]
+        known1, known2 = stack([p.img1 for p in pairs]), stack([p.img2 for p in pairs])
+        return {"known1": known1, "known2": known2, "truth": stack([p.flow for p in pairs])}
+
+    def _video(self, videos: FramePairs, rng: np.random.Generator) -> Batch:
+        picks = rng.integers(len(videos), size=self.stage.video_batch)
+        pairs = [_random_crop(*videos[int(i)], self.stage.crop, rng) for i in picks]
+        return {"video1": stack([p[0] for p in pairs]), "video2": stack([p[1] for p in pairs])}
+
+    def _views(self, images: ImageSet, rng: np.random.Generator) -> Batch:
+        picks = rng.choice(len(images), size=self.stage.image_batch, replace=len(images) < self.stage.image_batch)
+        views = [two_views(images[int(i)], rng, self.stage.image_crop) for i in picks]
+        return {"view1": stack([v[0] for v in views]), "view2": stack([v[1] for v in views])}
+
+
+def batches(sources: Sources, stage: StageConfig, seed: int, steps: range, workers: int) -> Iterator[Batch]:
+    """The batches of `steps` in order, made in `workers` processes ahead of their use."""
+    loader = DataLoader(
+        StepBatches(sources, stage, seed),
+        batch_size=None,
+        sampler=steps,  # type: ignore[arg-type]
+        num_workers=workers,
+        multiprocessing_context="spawn" if workers else None,  # a fork would inherit the video decoder's locks
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_one_thread,
+    )
+    yield from loader
+
+
+def stack(arrays: list[np.ndarray]) -> Tensor:
+    """Arrays (H, W, C) -> tensor (B, C, H, W), channels last in memory."""
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
+
+
+def _random_crop(
+    img1: np.ndarray, img2: np.ndarray, crop: tuple[int, int], rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same random crop (h, w) of two frames, enlarged before where they are smaller; mirrored half of the time."""
+    h, w = crop
+    scale = max(h / img1.shape[0], w / img1.shape[1], 1.0)
+    if scale > 1.0:
+        size = (max(w, round(img1.shape[1] * scale)), max(h, round(img1.shape[0] * scale)))
+        img1, img2 = cv2.resize(img1, size), cv2.resize(img2, size)
+    y, x = rng.integers(img1.shape[0] - h + 1), rng.integers(img1.shape[1] - w + 1)
+    step = int(rng.choice([-1, 1]))
+    return img1[y : y + h, x : x + w][:, ::step], img2[y : y + h, x : x + w][:, ::step]
+
+
+def _one_thread(_worker: int) -> None:
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)

@@ -1,0 +1,113 @@
+"""Flow head: coarse-to-fine matching and refinement over the pyramid.
+
+After PWC-Net (Sun et al., 2018): warp, local correlation, estimator, residual flow. Two things differ: the features
+that are matched are projected and l2-normalised, and the soft-argmax of the correlation moves the flow before the
+estimator sees it, so that the estimator only corrects and fills in. One estimator serves strides 64 to 8.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mcjepa import ops
+from mcjepa.config import EncoderConfig, FlowConfig
+from mcjepa.model.encoder import LayerNorm2d
+
+FINEST_STRIDE = 4
+
+
+@dataclass
+class FlowOutput:
+    """flow (B, 2, H, W) px; levels: the flows of strides 64..4, each (B, 2, H/s, W/s) in px of its own grid."""
+
+    flow: Tensor
+    levels: list[Tensor]
+
+
+class Estimator(nn.Module):
+    """3x3 convolutions with a norm after each (without it joint training diverges) -> hidden state and residual."""
+
+    def __init__(self, in_dim: int, widths: tuple[int, ...], hidden_dim: int, dilations: tuple[int, ...]) -> None:
+        super().__init__()
+        dims = (in_dim, *widths, hidden_dim)
+        layers: list[nn.Module] = []
+        for i, (a, b, d) in enumerate(zip(dims[:-1], dims[1:], dilations, strict=True)):
+            layers += [nn.Conv2d(a, b, 3, padding=d, dilation=d), LayerNorm2d(b), nn.LeakyReLU(0.1)]
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Conv2d(hidden_dim, 2, 3, padding=1)
+        nn.init.zeros_(self.head.weight)  # training starts from pure matching
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = self.body(x)
+        return hidden, self.head(hidden)
+
+
+class LevelMatcher(nn.Module):
+    """Matching at one level: normalised features, correlation, expected displacement."""
+
+    def __init__(self, dim: int, config: FlowConfig, radius: int) -> None:
+        super().__init__()
+        self.radius = radius
+        self.project = nn.Conv2d(dim, config.match_dim, 1)
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(config.temperature)))
+
+    def forward(self, feats1: Tensor, feats2: Tensor, flow: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """-> corr (B, (2r+1)^2, H, W), displacement (B, 2, H, W) px, peak probability (B, 1, H, W), context."""
+        context = self.project(feats1).float()
+        target = F.normalize(self.project(feats2).float(), dim=1)
+        # detached: gradients reach the coarser flow by the sum alone, else they explode through the chain of warps
+        corr = ops.local_correlation(F.normalize(context, dim=1), ops.warp(target, flow.detach()), self.radius)
+        match = (corr * self.log_temperature.exp()).softmax(dim=1)
+        shifts = ops.shift_vectors(self.radius, match)  # ((2r+1)^2, 2)
+        displacement = torch.einsum("bkhw,kc->bchw", match, shifts)
+        return corr, displacement, match.amax(dim=1, keepdim=True), context
+
+
+class FlowHead(nn.Module):
+    """Pyramids of two frames -> flow of frame 1 to frame 2 at full resolution."""
+
+    def __init__(self, encoder: EncoderConfig, config: FlowConfig) -> None:
+        super().__init__()
+        self.config = config
+        radii = (config.fine_radius, *(config.radius,) * 4)  # levels 2 (stride 4) to 6 (stride 64)
+        pairs = zip(encoder.widths[1:], radii, strict=True)
+        self.matchers = nn.ModuleList(LevelMatcher(w, config, r) for w, r in pairs)
+        # correlation, context, flow, displacement, peak, hidden state of the coarser level
+        rest = config.match_dim + 2 + 2 + 1 + config.hidden_dim
+        coarse_dim = (2 * config.radius + 1) ** 2 + rest
+        fine_dim = (2 * config.fine_radius + 1) ** 2 + rest
+        self.coarse = Estimator(coarse_dim, config.widths, config.hidden_dim, (1,) * (len(config.widths) + 1))
+        self.squeeze = nn.Conv2d(fine_dim, config.fine_widths[0], 1)
+        self.fine = Estimator(config.fine_widths[0], config.fine_widths[1:], config.hidden_dim, (1, 2, 4))
+        self.mask = nn.Conv2d(config.hidden_dim, 9 * FINEST_STRIDE**2, 1)
+
+    def forward(self, feats1: list[Tensor], feats2: list[Tensor]) -> FlowOutput:
+        """feats1, feats2: encoder pyramids, finest first. The flow is clipped to config.max_flow at every level."""
+        b, _, h, w = feats1[-1].shape
+        flow = feats1[-1].new_zeros(b, 2, h, w, dtype=torch.float32)
+        hidden = feats1[-1].new_zeros(b, self.config.hidden_dim, h, w, dtype=torch.float32)
+        levels = []
+        for level in range(5, 0, -1):
+            if level < 5:
+                flow = ops.upsample_flow_bilinear(flow)
+                hidden = F.interpolate(hidden.float(), scale_factor=2.0, mode="nearest")
+            flow, hidden = self._refine(level, feats1[level], feats2[level], flow, hidden)
+            levels.append(flow)
+        full = ops.convex_upsample(flow, self.mask(hidden).float(), FINEST_STRIDE)
+        return FlowOutput(full, levels)
+
+    def _refine(
+        self, level: int, feats1: Tensor, feats2: Tensor, flow: Tensor, hidden: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        corr, displacement, peak, context = self.matchers[level - 1](feats1, feats2, flow)
+        limit = self.config.max_flow / 2 ** (level + 1)  # px of this level
+        flow = (flow + displacement).clamp(-limit, limit)
+        x = torch.cat([corr, context, flow / 8.0, displacement, peak, hidden], dim=1)
+        hidden, residual = self.fine(self.squeeze(x)) if level == 1 else self.coarse(x)
+        return (flow + residual.float()).clamp(-limit, limit), hidden

@@ -1,0 +1,50 @@
+"""MCJEPA: one encoder, trained jointly for motion and content (Bardes, Ponce and LeCun, 2023, arXiv 2307.12698)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mcjepa.config import ModelConfig
+from mcjepa.model.content import Expander, pool
+from mcjepa.model.encoder import Encoder
+from mcjepa.model.flow import FlowHead, FlowOutput
+
+STRIDE = 64  # height and width of every input are multiples of it
+MEAN = (0.485, 0.456, 0.406)  # RGB, of values in 0 .. 1 (ImageNet)
+STD = (0.229, 0.224, 0.225)
+
+
+class MCJEPA(nn.Module):
+    """Encoder, flow head, content head. Inputs are uint8 or float RGB, values 0 .. 255, (B, 3, H, W)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config.encoder)
+        self.flow_head = FlowHead(config.encoder, config.flow)
+        self.expander = Expander(config.encoder.widths[-1], config.content.expander_dim)
+        self.register_buffer("mean", torch.tensor(MEAN).reshape(1, 3, 1, 1) * 255.0, persistent=False)
+        self.register_buffer("std", torch.tensor(STD).reshape(1, 3, 1, 1) * 255.0, persistent=False)
+
+    def encode(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) RGB 0 .. 255, H and W multiples of 64 -> six levels, strides 2 .. 64, finest first."""
+        return self.encoder((images.float() - self.mean) / self.std)
+
+    def flow(self, feats1: list[Tensor], feats2: list[Tensor]) -> FlowOutput:
+        """Two pyramids -> flow of frame 1 to frame 2, (B, 2, H, W) px."""
+        return self.flow_head(feats1, feats2)
+
+    def embed(self, feats: list[Tensor]) -> Tensor:
+        """Pyramid -> embedding (B, D), not normalised."""
+        return pool(feats)
+
+    def expand(self, embedding: Tensor) -> Tensor:
+        """Embedding (B, D) -> expanded (B, E), where the content loss is taken."""
+        return self.expander(embedding)
+
+    def forward(self, img1: Tensor, img2: Tensor) -> FlowOutput:
+        """Two frames (B, 3, H, W) RGB 0 .. 255 -> flow; both go through the encoder as one batch."""
+        feats = self.encode(torch.cat([img1, img2]))
+        b = img1.shape[0]
+        return self.flow([f[:b] for f in feats], [f[b:] for f in feats])

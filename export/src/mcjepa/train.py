@@ -1,0 +1,258 @@
+"""Joint training: every step one batch of frame pairs and one of still images, both through the one encoder."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from mcjepa import checkpoint, losses
+from mcjepa.config import Config, StageConfig, to_dict
+from mcjepa.data.batches import Batch, Sources, batches, open_sources
+from mcjepa.model import MCJEPA
+
+ENDLESS = 10**9  # steps, for runs that end by the clock
+
+
+class TrainingDiverged(RuntimeError):
+    """A loss is no longer finite; the last checkpoint is from before."""
+
+
+@dataclass
+class Progress:
+    """Where a run stands; share runs from 0 to 1, by steps or by the clock."""
+
+    config: Config
+    step: int = 0
+    minutes: float = 0.0  # of earlier parts of the run
+    started: float = 0.0  # time.monotonic() of this part
+
+    def spent(self) -> float:
+        return self.minutes + (time.monotonic() - self.started) / 60
+
+    def share(self) -> float:
+        train = self.config.train
+        done = self.spent() / train.minutes if train.minutes > 0 else self.step / train.steps
+        return min(done, 1.0)
+
+
+def train(config: Config, run: Path, init: Path | None = None, device: str | None = None) -> Path:
+    """Train to the end of the schedule in folder `run`, resuming from its newest checkpoint if there is one.
+
+    init: a checkpoint whose weights (not the optimiser) a fresh run starts from. Returns the last checkpoint.
+    SIGTERM and Ctrl-C write a checkpoint and end the run; the same command continues it. Raises ValueError where the
+    run's checkpoint has another configuration, TrainingDiverged on a loss that is not finite.
+    """
+    torch.manual_seed(config.train.seed)
+    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    trainer = Trainer(config, run, target)
+    trainer.restore(init)
+    return trainer.run_to_end(open_sources(config))
+
+
+class Trainer:
+    """Model, optimiser and progress of one run."""
+
+    def __init__(self, config: Config, run: Path, device: torch.device) -> None:
+        self.config, self.run, self.device = config, run, device
+        model = MCJEPA(config.model).to(device)
+        self.model: MCJEPA = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.parameters = list(self.model.parameters())
+        self.optimizer = torch.optim.AdamW(_parameter_groups(self.model, config.train.weight_decay), lr=config.train.lr)
+        self.progress = Progress(config)
+        self.stop = False
+
+    def restore(self, init: Path | None) -> None:
+        """Continue the run's newest checkpoint, or start, from the weights of `init` if given."""
+        found = checkpoint.steps(self.run)
+        if found:
+            self._resume(found[-1])
+        elif init is not None:
+            self.model.load_state_dict(checkpoint.load(init).model.state_dict())
+
+    def _resume(self, path: Path) -> None:
+        saved = checkpoint.load(path)
+        if _identity(saved.config) != _identity(self.config):
+            raise ValueError(f"{path} was trained with another configuration; choose another run folder")
+        self.model.load_state_dict(saved.model.state_dict())
+        self.optimizer.load_state_dict(checkpoint.load_training_state(path))
+        self.progress = Progress(self.config, saved.step, saved.minutes)
+
+    def run_to_end(self, sources: Sources) -> Path:
+        """Run all stages; always leaves a checkpoint of the last step."""
+        self.run.mkdir(parents=True, exist_ok=True)
+        self.progress.started = time.monotonic()
+        previous = {s: signal.signal(s, self._request_stop) for s in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            with (self.run / "metrics.jsonl").open("a") as metrics, self._bar() as bar:
+                for stage in self.config.train.stages:
+                    self._run_stage(stage, sources, metrics, bar)
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+        return self._save()
+
+    def _request_stop(self, _signal: int, _frame: FrameType | None) -> None:
+        self.stop = True
+
+    def _bar(self) -> tqdm[Any]:
+        by_clock = self.config.train.minutes > 0
+        total = self.config.train.minutes if by_clock else self.config.train.steps
+        form = "{percentage:3.0f}% |{bar}| {n:.1f}/{total:.0f} " + ("min" if by_clock else "steps")
+        form += " [{elapsed} spent, {remaining} left] {postfix}"
+        initial = self.progress.minutes if by_clock else self.progress.step
+        return tqdm(total=total, initial=initial, bar_format=form, mininterval=5, maxinterval=30)
+
+    def _run_stage(self, stage: StageConfig, sources: Sources, metrics: Any, bar: tqdm[Any]) -> None:
+        if self.stop or self.progress.share() >= stage.until:
+            return
+        train = self.config.train
+        last = ENDLESS if train.minutes > 0 else round(stage.until * train.steps)
+        saved = time.monotonic()
+        for batch in batches(sources, stage, train.seed, range(self.progress.step, last), self.config.data.workers):
+            terms = self.train_step(batch)
+            self.progress.step += 1
+            self._report(terms, stage, metrics, bar)
+            if time.monotonic() - saved > 60 * train.checkpoint_minutes:
+                self._save()
+                saved = time.monotonic()
+            if self.stop or self.progress.share() >= stage.until:
+                return
+
+    def train_step(self, batch: Batch) -> dict[str, Tensor]:
+        """One optimiser step on both losses; returns the weighted terms and the norms of their gradients."""
+        self.model.train()
+        batch = {k: v.to(self.device, non_blocking=True) for k, v in batch.items()}
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.config, self.progress.step, self.progress.share())
+        terms: dict[str, Tensor] = {}
+        gradients: list[Tensor | None] = [None] * len(self.parameters)
+        if self.config.loss.flow > 0 and self.progress.share() >= self.config.train.content_warmup:
+            terms |= self._accumulate(gradients, self.flow_terms(batch), self.config.loss.flow, "grad_flow")
+        if "view1" in batch:
+            terms |= self._accumulate(gradients, self.content_terms(batch), self.config.loss.content, "grad_content")
+        if not all(torch.isfinite(v) for v in terms.values()):
+            raise TrainingDiverged(f"step {self.progress.step}: " + _format(terms))
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self.optimizer.step()
+        return terms
+
+    def _accumulate(
+        self, gradients: list[Tensor | None], terms: dict[str, Tensor], weight: float, name: str
+    ) -> dict[str, Tensor]:
+        """Add the gradient of one group, clipped on its own: else the larger group drowns the other one."""
+        self.optimizer.zero_grad(set_to_none=True)
+        losses.total(terms, weight).backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.train.clip_norm)
+        for i, parameter in enumerate(self.parameters):
+            if parameter.grad is not None:
+                gradients[i] = parameter.grad if gradients[i] is None else gradients[i] + parameter.grad
+        return {k: v.detach() for k, v in terms.items()} | {name: norm}
+
+    def flow_terms(self, batch: Batch) -> dict[str, Tensor]:
+        """The weighted terms of L_flow: known-motion pairs forward, video pairs in both directions, in one pass."""
+        known, video = _count(batch, "known1"), _count(batch, "video1")
+        frames = [batch[k] for k in ("known1", "known2", "video1", "video2") if k in batch]
+        with self._autocast():
+            feats = self.model.encode(torch.cat(frames).contiguous(memory_format=torch.channels_last))
+            first, second = _pair_indices(known, video, self.device)
+            feats1, feats2 = [f[first] for f in feats], [f[second] for f in feats]
+            out = self.model.flow(feats1, feats2)
+        terms: dict[str, Tensor] = {}
+        if video:
+            terms |= losses.video_terms(_video_batch(batch, feats1, feats2, out.flow, known, video), self.config.loss)
+        if known:
+            levels = [f[:known] for f in out.levels]
+            terms |= losses.known_motion_terms(out.flow[:known], levels, batch["truth"], self.config.loss)
+        return terms
+
+    def content_terms(self, batch: Batch) -> dict[str, Tensor]:
+        """The weighted terms of L_content on two views of the still images."""
+        views = torch.cat([batch["view1"], batch["view2"]]).contiguous(memory_format=torch.channels_last)
+        with self._autocast():
+            z = self.model.expand(self.model.embed(self.model.encode(views)))
+        z1, z2 = z.float().chunk(2)
+        return losses.content_terms(z1, z2, self.config.loss)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.bf16)
+
+    def _report(self, terms: dict[str, Tensor], stage: StageConfig, metrics: Any, bar: tqdm[Any]) -> None:
+        by_clock = self.config.train.minutes > 0
+        bar.n = min(self.progress.spent(), bar.total) if by_clock else self.progress.step
+        bar.update(0)
+        if self.progress.step % self.config.train.log_every:
+            return
+        values = {k: round(float(v), 5) for k, v in terms.items()}
+        row = {"step": self.progress.step, "minutes": round(self.progress.spent(), 3), "max_motion": stage.max_motion}
+        row["lr"] = self.optimizer.param_groups[0]["lr"]
+        metrics.write(json.dumps(row | values) + "\n")
+        metrics.flush()
+        bar.set_postfix_str(_format(terms))
+
+    def _save(self) -> Path:
+        return checkpoint.save(
+            self.run, self.model, self.config, self.progress.step, self.progress.spent(), self.optimizer.state_dict()
+        )
+
+
+def learning_rate(config: Config, step: int, share: float) -> float:
+    """Linear warm-up over train.warmup_steps, then cosine to zero over the run (`share` of it is done)."""
+    warm = min(1.0, (step + 1) / max(config.train.warmup_steps, 1))
+    return config.train.lr * warm * 0.5 * (1 + math.cos(math.pi * share))
+
+
+def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay on matrices and kernels only, not on norms, biases, scales and temperatures."""
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim <= 1]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+
+
+def _pair_indices(known: int, video: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Rows of the encoded frames that make the pairs: known forward, video forward, video backward."""
+    k, v = torch.arange(known), torch.arange(video)
+    first, second = 2 * known + v, 2 * known + video + v
+    return torch.cat([k, first, second]).to(device), torch.cat([known + k, second, first]).to(device)
+
+
+def _video_batch(
+    batch: Batch, feats1: list[Tensor], feats2: list[Tensor], flow: Tensor, known: int, video: int
+) -> losses.VideoBatch:
+    img1, img2 = batch["video1"].float() / 255, batch["video2"].float() / 255
+    forward, backward = flow[known : known + video], flow[known + video :]
+    return losses.VideoBatch(
+        img1=torch.cat([img1, img2]),
+        img2=torch.cat([img2, img1]),
+        feats1=[f[known:].float() for f in feats1],
+        feats2=[f[known:].float() for f in feats2],
+        flow12=torch.cat([forward, backward]),
+        flow21=torch.cat([backward, forward]),
+    )
+
+
+def _count(batch: Batch, key: str) -> int:
+    return batch[key].shape[0] if key in batch else 0
+
+
+def _identity(config: Config) -> dict[str, Any]:
+    """What must agree for a run to be resumed: all but the length of the run and the data's whereabouts."""
+    tree = to_dict(config)
+    tree.pop("data")
+    for key in ("steps", "minutes", "checkpoint_minutes", "log_every"):
+        tree["train"].pop(key)
+    return tree
+
+
+def _format(terms: dict[str, Tensor]) -> str:
+    return " ".join(f"{k} {float(v):.3g}" for k, v in terms.items())
