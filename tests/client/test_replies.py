@@ -32,12 +32,12 @@ class Bomb:
 def test_flow_is_read_bit_for_bit(scripted, connect, npz):
     meta = json.dumps({"model_version": "nano"})
     body = npz(flow=FLOW, flow_backward=-FLOW, occlusion=FLOW[..., 0] > 0, meta=np.array(meta))
-    server = scripted(reply(body, **{"x-request-id": "r1", "x-compute-size": "64x32"}))
+    server = scripted(reply(body, **{"x-request-id": "r1"}))
     result = connect(server).flow(IMG, IMG, direction="both", occlusion=True, max_side=512)
     assert result.flow.tobytes() == FLOW.tobytes()
     assert np.array_equal(result.backward, -FLOW)
     assert np.array_equal(result.occlusion, FLOW[..., 0] > 0)
-    assert result.meta == {"model_version": "nano", "computed_width": 64, "computed_height": 32}
+    assert result.meta == {"model_version": "nano"}
     assert result.request_id == "r1"
     query = dict(server.requests[0].url.params)
     assert query == {"format": "npz", "direction": "both", "occlusion": "true", "max_side": "512"}

@@ -53,7 +53,7 @@ class BaseClient:
         self._limits: requests.EmbedLimits | None = None
 
     def _arguments(self, step: Send) -> dict[str, Any]:
-        """Keyword arguments of httpx2's `request` for a step."""
+        """Keyword arguments of httpx2's `build_request` for a step."""
         timeout = step.timeout or self.timeout
         return {
             "method": step.method,

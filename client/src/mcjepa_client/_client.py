@@ -166,7 +166,7 @@ class Client(BaseClient):
 
     def _send(self, step: Send) -> Reply | ConnectionFailedError:
         try:
-            response = self._http.request(**self._arguments(step))
+            response = self._http.send(self._http.build_request(**self._arguments(step)))
         except httpx2.RequestError as error:
             return self._connection_error(error)
         return Reply(response.status_code, response.headers, response.content)
@@ -276,7 +276,7 @@ class AsyncClient(BaseClient):
 
     async def _send(self, step: Send) -> Reply | ConnectionFailedError:
         try:
-            response = await self._http.request(**self._arguments(step))
+            response = await self._http.send(self._http.build_request(**self._arguments(step)))
         except httpx2.RequestError as error:
             return self._connection_error(error)
         return Reply(response.status_code, response.headers, response.content)

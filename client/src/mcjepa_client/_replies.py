@@ -1,14 +1,11 @@
 """From replies to results, each checked against what was asked for."""
 
-from typing import Any
-
 import numpy as np
 
 from mcjepa_client._requests import EmbedLimits
 from mcjepa_client._results import AnalyzeResult, Direction, EmbedResult, FlowResult
 from mcjepa_client._steps import Reply
 from mcjepa_client._wire import (
-    Arrays,
     read_json,
     read_npz,
     read_vector,
@@ -27,7 +24,7 @@ def read_flow(reply: Reply, direction: Direction, occlusion: bool) -> FlowResult
         direction="backward" if direction == "backward" else "forward",
         backward=take(reply, arrays, "flow_backward", flow.shape) if direction == "both" else None,
         occlusion=take_mask(reply, arrays, "occlusion", flow.shape[:2]) if occlusion else None,
-        meta=_meta(reply, arrays),
+        meta=take_meta(reply, arrays),
         request_id=reply.request_id,
     )
 
@@ -40,7 +37,7 @@ def read_analysis(reply: Reply, frames: int, direction: Direction, occlusion: bo
         embeddings=take(reply, arrays, "embeddings", (frames, None)),
         backward=take(reply, arrays, "flows_backward", flows.shape) if direction == "both" else None,
         occlusion=take_mask(reply, arrays, "occlusion", flows.shape[:3]) if occlusion else None,
-        meta=_meta(reply, arrays),
+        meta=take_meta(reply, arrays),
         request_id=reply.request_id,
     )
 
@@ -70,17 +67,6 @@ def read_limits(reply: Reply) -> EmbedLimits:
     if not (images and size):
         reject(reply, "it names no limits max_images and max_body_bytes")
     return EmbedLimits(images, size)
-
-
-def _meta(reply: Reply, arrays: Arrays) -> dict[str, Any]:
-    """What the reply says about its making: the archive's own `meta` over what its headers say."""
-    width, _, height = reply.headers.get("x-compute-size", "").partition("x")
-    meta: dict[str, Any] = {}
-    if "x-model-version" in reply.headers:
-        meta["model_version"] = reply.headers["x-model-version"]
-    if width.isdecimal() and height.isdecimal():
-        meta.update(computed_width=int(width), computed_height=int(height))
-    return {**meta, **take_meta(reply, arrays)}
 
 
 def _counts(usage: object) -> dict[str, int]:
