@@ -68,5 +68,14 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             document = model.model_json_schema(ref_template="#/components/schemas/{model}")
             components.update(document.pop("$defs", {}))
             components[model.__name__] = document
+        for path in schema["paths"].values():
+            for operation in path.values():
+                _drop_undocumented_validation(operation["responses"])
         app.openapi_schema = schema
     return app.openapi_schema
+
+
+def _drop_undocumented_validation(responses: dict[str, Any]) -> None:
+    """FastAPI adds a 422 of its own wherever a path has a parameter; ours are all problems."""
+    if "application/json" in responses.get("422", {}).get("content", {}):
+        del responses["422"]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from dataclasses import dataclass
 
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
@@ -37,13 +37,13 @@ class Form:
     def named(self, name: str) -> list[bytes]:
         return [data for part, data in self.files if part == name]
 
-    def check_names(self, files: set[str], fields: set[str] = frozenset()) -> None:  # type: ignore[assignment]
+    def check_names(self, files: Collection[str], fields: Collection[str] = ()) -> None:
         """Raises InvalidInput for a part that the path does not know, or a file sent as text."""
-        for name in self.fields.keys() & files:
+        for name in self.fields.keys() & set(files):
             raise InvalidInput(f"part {name!r} must be a file: send it with a file name", param=name)
         names = {name for name, _ in self.files} | self.fields.keys()
-        for name in sorted(names - files - fields):
-            known = ", ".join(sorted(files | fields))
+        for name in sorted(names.difference(files, fields)):
+            known = ", ".join([*files, *fields])
             raise InvalidInput(f"unknown part {name!r}; this path reads {known}", param=name)
 
 
@@ -65,7 +65,7 @@ async def read_bytes(request: Request, settings: Settings) -> bytes:
 
 async def read_form(request: Request, settings: Settings) -> Form:
     """The whole multipart body. Raises MalformedRequest if it does not parse."""
-    parser = MultiPartParser(request.headers, _bounded(request, settings))
+    parser = _Parser(request.headers, _bounded(request, settings))
     parser.spool_max_size = settings.max_body_bytes  # in memory: the limit bounds it, and a disk is slower
     try:
         form = await parser.parse()
@@ -75,17 +75,31 @@ async def read_form(request: Request, settings: Settings) -> Form:
     fields: dict[str, str] = {}
     for name, value in form.multi_items():
         if isinstance(value, UploadFile):
-            files.append((name, _content(name, value)))
+            with value.file as file:
+                files.append((name, file.read()))
         else:
             fields[name] = value
     return Form(files, fields)
 
 
-def _content(name: str, upload: UploadFile) -> bytes:
-    if upload.file.tell() != 0:  # the parser rewinds a part once it has seen its end
-        raise MalformedRequest(f"the multipart body ends inside part {name!r}", param=name)
-    with upload.file as file:
-        return file.read()
+class _Parser(MultiPartParser):
+    """Starlette's, which takes a body that breaks off for a whole one."""
+
+    complete = False
+
+    def on_end(self) -> None:
+        self.complete = True
+
+    async def parse(self) -> FormData:
+        self.stream = self._checked(self.stream)
+        return await super().parse()
+
+    async def _checked(self, stream: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+        """Fails inside parse(), which then closes the files it has opened."""
+        async for chunk in stream:
+            yield chunk
+        if not self.complete:
+            raise MalformedRequest("the multipart body ends before its closing boundary")
 
 
 async def _bounded(request: Request, settings: Settings) -> AsyncGenerator[bytes, None]:

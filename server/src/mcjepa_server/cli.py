@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import get_args
+from typing import NoReturn, get_args
 
 import uvicorn
 from fastapi import FastAPI
@@ -59,8 +60,14 @@ def _serve(settings: Settings) -> int:
         server_header=False,
     )
     server = Server(config)
+    for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them again after an orderly end
+        signal.signal(number, _stop)
     server.run()
     return 0 if server.started else 1
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(0)
 
 
 def _parser() -> argparse.ArgumentParser:

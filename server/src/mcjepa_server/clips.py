@@ -21,7 +21,7 @@ async def decode_clip(
 ) -> tuple[list[Uint8Array], Geometry]:
     """Named files to scaled frames (h, w, 3) and their geometry.
 
-    Each frame is scaled as soon as it is decoded, so a request that waits holds no full-size image. Each has a
+    Each frame is scaled as soon as it is decoded, so a request that waits holds no full-size image, and has a
     thread call of its own, so a deadline can end it in between. Raises InvalidInput if the sizes differ.
     """
     frames: list[Uint8Array] = []

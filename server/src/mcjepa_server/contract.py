@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from google.protobuf import text_format  # type: ignore[import-untyped]
-from tritonclient.grpc import model_config_pb2  # type: ignore[import-untyped]
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
 
 from mcjepa_server.errors import ContractError
 

@@ -74,9 +74,11 @@ def decode_image(data: bytes, param: str, budget: PixelBudget) -> Uint8Array:
     if not data:
         raise UndecodableImage(f"{param} is empty", param=param)
     try:
+        with _open(data, param, budget) as header:
+            budget.take(header.width, header.height, param)
+            _check_min_side(header, param)
+            header.verify()  # the checksums of a PNG, which decoding skips; leaves the image unusable
         with _open(data, param, budget) as image:
-            budget.take(image.width, image.height, param)
-            _check_min_side(image, param)
             image.load()
             return _to_rgb(image, param)
     except ApiError:

@@ -43,7 +43,6 @@ class FlowResult:
     flows_backward: FloatArray | None  # (N-1, H, W, 2) px, frame i+1 -> i
     occlusion: NDArray[np.bool_] | None  # (N-1, H, W), True where frame i is not seen in frame i+1
     embeddings: FloatArray  # (N, D), unit length
-    geometry: Geometry
 
 
 class Pipeline:
@@ -139,5 +138,4 @@ def _assemble(parts: Sequence[FlowOutput], geometry: Geometry, options: FlowOpti
         flows_backward=backward if options.backward else None,
         occlusion=occlusion,
         embeddings=normalise(np.concatenate(embeddings)),
-        geometry=geometry,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -16,7 +17,6 @@ from mcjepa_server.errors import (
     ApiError,
     InternalError,
     InvalidInput,
-    MalformedRequest,
     MethodNotAllowed,
     NotFound,
 )
@@ -58,14 +58,15 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _on_http_exception)
 
 
-def validation_message(errors: list[Any], root: tuple[str, ...] = ()) -> tuple[str, str | None]:
-    """One sentence and the first field out of pydantic's list of errors."""
+def validation_message(errors: Sequence[Any], skip: int = 0) -> tuple[str, str | None]:
+    """One sentence and the first field out of pydantic's list; ``skip`` leading parts are no field names."""
     parts = []
     for error in errors[:5]:
-        name = ".".join(str(part) for part in (*root, *error["loc"]))
-        parts.append(f"{name}: {error['msg']}" if name else error["msg"])
-    first = errors[0]["loc"] if errors else ()
-    return "; ".join(parts), str(first[-1]) if first else None
+        name = ".".join(str(part) for part in error["loc"][skip:])
+        text = error["msg"].removeprefix("Value error, ")
+        parts.append(f"{name}: {text}" if name else text)
+    first = errors[0]["loc"][skip:] if errors else ()
+    return "; ".join(parts), str(first[0]) if first else None
 
 
 async def _on_api_error(request: Request, error: Exception) -> ProblemResponse:
@@ -75,7 +76,7 @@ async def _on_api_error(request: Request, error: Exception) -> ProblemResponse:
 
 async def _on_validation_error(request: Request, error: Exception) -> ProblemResponse:
     assert isinstance(error, RequestValidationError)
-    message, param = validation_message(list(error.errors()))
+    message, param = validation_message(error.errors(), skip=1)  # "query", "path"
     return problem_response(InvalidInput(message, param=param), request.scope)
 
 
@@ -91,8 +92,6 @@ def _translate(error: HTTPException, request: Request) -> ApiError:
         return MethodNotAllowed(
             f"{request.method} is not allowed on {request.url.path}", headers=error.headers
         )
-    if error.status_code < 500:
-        return MalformedRequest(str(error.detail))
     return InternalError("the server failed")
 
 

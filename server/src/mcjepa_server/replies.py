@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,10 @@ from mcjepa_server.formats import EXTENSIONS
 from mcjepa_server.geometry import Geometry
 from mcjepa_server.negotiate import Offer
 from mcjepa_server.pipeline import FlowResult
-from mcjepa_server.schemas import AnalyzeMeta, AnalyzeSummary, FlowSummary, PairSummary, VectorStats
+from mcjepa_server.schemas import AnalyzeSummary, FlowSummary, Meta, PairSummary, VectorStats
 from mcjepa_server.timing import Timings
+
+Direction = Literal["forward", "backward", "both"]
 
 #: Headers of inference replies, for OpenAPI.
 HEADERS = {
@@ -26,16 +28,19 @@ HEADERS = {
     "X-Queue-Time": "Milliseconds waiting for the engine.",
     "Server-Timing": "Milliseconds of every stage: decode, queue, inference, encode.",
 }
-FLOW_HEADERS = {
+CLIP_HEADERS = {
     **HEADERS,
     "X-Compute-Size": "WIDTHxHEIGHT at which flow was computed; the reply has the size of the frames.",
+}
+FLOW_HEADERS = {
+    **CLIP_HEADERS,
     "X-Flow-Clipped-Pixels": "kitti: pixels beyond its range of +-512 px, marked as not valid.",
     "X-Flow-Max": "png: length in px drawn at full saturation; as max_flow it keeps colours steady.",
 }
 
 
 def encode_flow(
-    result: FlowResult, offer: Offer, max_flow: float | None, contract: Contract
+    result: FlowResult, offer: Offer, max_flow: float | None, meta: Meta
 ) -> tuple[bytes, dict[str, str]]:
     """Body and format-specific headers for the flow of one pair."""
     flow = result.flows[0]
@@ -50,23 +55,42 @@ def encode_flow(
         body, scale = flowcodec.encode_png(flow, max_flow)
         return body, {"X-Flow-Max": f"{scale:.6g}"}
     if offer is formats.NPZ:
-        return _pair_npz(result), {}
-    return _pair_json(result, contract), {}
+        return _npz(
+            meta, flow=flow, flow_backward=_first(result.flows_backward), occlusion=_first(result.occlusion)
+        ), {}
+    summary = FlowSummary(meta=meta, **pair_summary(result, 0).model_dump())
+    return summary.model_dump_json().encode(), {}
 
 
-def encode_analysis(result: FlowResult, offer: Offer, meta: AnalyzeMeta) -> bytes:
+def encode_analysis(result: FlowResult, offer: Offer, meta: Meta) -> bytes:
     """Body for the flow and the embeddings of N frames."""
-    if offer is formats.JSON:
-        pairs = [pair_summary(result, index) for index in range(len(result.flows))]
-        summary = AnalyzeSummary(meta=meta, pairs=pairs, embeddings=result.embeddings.tolist())
-        return summary.model_dump_json().encode()
-    arrays: dict[str, NDArray[Any]] = {"flows": result.flows, "embeddings": result.embeddings}
-    if result.flows_backward is not None:
-        arrays["flows_backward"] = result.flows_backward
-    if result.occlusion is not None:
-        arrays["occlusion"] = result.occlusion
-    arrays["meta"] = np.array(meta.model_dump_json())
-    return flowcodec.encode_npz(arrays)
+    if offer is formats.NPZ:
+        return _npz(
+            meta,
+            flows=result.flows,
+            flows_backward=result.flows_backward,
+            occlusion=result.occlusion,
+            embeddings=result.embeddings,
+        )
+    pairs = [pair_summary(result, index) for index in range(len(result.flows))]
+    summary = AnalyzeSummary(meta=meta, pairs=pairs, embeddings=result.embeddings.tolist())
+    return summary.model_dump_json().encode()
+
+
+def describe(
+    frames: int, geometry: Geometry, contract: Contract, direction: Direction, occlusion: bool
+) -> Meta:
+    return Meta(
+        model_version=contract.model_version,
+        weights_sha256=contract.weights_sha256,
+        frames=frames,
+        width=geometry.width,
+        height=geometry.height,
+        computed_width=geometry.scaled_width,
+        computed_height=geometry.scaled_height,
+        direction=direction,
+        occlusion=occlusion,
+    )
 
 
 def pair_summary(result: FlowResult, index: int) -> PairSummary:
@@ -88,13 +112,11 @@ def vector_stats(flow: FloatArray) -> VectorStats:
     )
 
 
-def flow_reply(
-    body: bytes, offer: Offer, stem: str, geometry: Geometry, contract: Contract, timings: Timings
-) -> Response:
+def flow_reply(body: bytes, offer: Offer, stem: str, meta: Meta, timings: Timings) -> Response:
     """A reply with the headers that all flow replies carry."""
     headers = {
-        "X-Model-Version": contract.model_version,
-        "X-Compute-Size": f"{geometry.scaled_width}x{geometry.scaled_height}",
+        "X-Model-Version": meta.model_version,
+        "X-Compute-Size": f"{meta.computed_width}x{meta.computed_height}",
         "Vary": "Accept",
         **timings.headers(),
     }
@@ -103,23 +125,11 @@ def flow_reply(
     return Response(body, media_type=offer.media_type, headers=headers)
 
 
-def _pair_npz(result: FlowResult) -> bytes:
-    arrays: dict[str, NDArray[Any]] = {"flow": result.flows[0]}
-    if result.flows_backward is not None:
-        arrays["flow_backward"] = result.flows_backward[0]
-    if result.occlusion is not None:
-        arrays["occlusion"] = result.occlusion[0]
-    return flowcodec.encode_npz(arrays)
+def _npz(meta: Meta, **arrays: NDArray[Any] | None) -> bytes:
+    """The arrays that are there, and ``meta`` as text, which NumPy reads without pickle."""
+    present = {name: array for name, array in arrays.items() if array is not None}
+    return flowcodec.encode_npz({**present, "meta": np.array(meta.model_dump_json())})
 
 
-def _pair_json(result: FlowResult, contract: Contract) -> bytes:
-    geometry = result.geometry
-    summary = FlowSummary(
-        **pair_summary(result, 0).model_dump(),
-        model_version=contract.model_version,
-        width=geometry.width,
-        height=geometry.height,
-        computed_width=geometry.scaled_width,
-        computed_height=geometry.scaled_height,
-    )
-    return summary.model_dump_json().encode()
+def _first(array: NDArray[Any] | None) -> NDArray[Any] | None:
+    return None if array is None else array[0]

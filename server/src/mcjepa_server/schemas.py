@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class ErrorBody(BaseModel):
@@ -34,6 +34,8 @@ class ImageItem(BaseModel):
     image: str = Field(description="Data URI or bare base64 of an image file.")
 
 
+_ITEM = "an image is a data URI, base64 text, or {'image': either of these}"
+
 EncodingFormat = Literal["float", "base64"]
 
 
@@ -59,6 +61,20 @@ class EmbeddingRequest(BaseModel):
     )
     modality: Literal["image"] | None = Field(None, description="Accepted for clients of other servers.")
     user: str | None = Field(None, description="Accepted for OpenAI clients, and ignored.")
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _readable_errors(cls, value: Any) -> Any:
+        """Says what is wrong with one item, where a union would list every type it is not."""
+        items = value if isinstance(value, list) else [value]
+        if not items:
+            raise ValueError("the list is empty; send at least one image")
+        for index, item in enumerate(items):
+            if not isinstance(item, str | dict):
+                raise ValueError(f"item {index} is of type {type(item).__name__}; {_ITEM}")
+            if isinstance(item, dict) and (item.keys() != {"image"} or not isinstance(item["image"], str)):
+                raise ValueError(f"item {index} is not {{'image': text}}; {_ITEM}")
+        return value
 
     @property
     def items(self) -> list[str]:
@@ -101,30 +117,26 @@ class PairSummary(BaseModel):
     occluded_fraction: float | None = None
 
 
-class FlowSummary(PairSummary):
-    model_version: str
-    width: int
-    height: int
-    computed_width: int = Field(description="Width the flow was computed at, before scaling back.")
-    computed_height: int
-
-
-class AnalyzeMeta(BaseModel):
-    """Also inside the npz, as JSON text in the array ``meta``."""
+class Meta(BaseModel):
+    """How a reply came about. Also inside every npz, as JSON text in the array ``meta``."""
 
     model_version: str
     weights_sha256: str
     frames: int
     width: int
     height: int
-    computed_width: int
+    computed_width: int = Field(description="Width the flow was computed at, before scaling back.")
     computed_height: int
-    direction: Literal["forward", "both"]
+    direction: Literal["forward", "backward", "both"]
     occlusion: bool
 
 
+class FlowSummary(PairSummary):
+    meta: Meta
+
+
 class AnalyzeSummary(BaseModel):
-    meta: AnalyzeMeta
+    meta: Meta
     pairs: list[PairSummary]
     embeddings: list[list[float]] = Field(description="One of unit length for each frame.")
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import onnxruntime as ort  # type: ignore[import-untyped]
+import onnxruntime as ort
 
 from mcjepa_server.contract import EMBED, FLOW, FLOW_BIDIRECTIONAL, Contract, load_contract
 from mcjepa_server.engine import EmbedOutput, FloatArray, FlowOutput, Uint8Array

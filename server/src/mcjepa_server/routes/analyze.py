@@ -12,7 +12,6 @@ from starlette.responses import Response
 from mcjepa_server import formats
 from mcjepa_server.body import MULTIPART, Form, body_type, read_form
 from mcjepa_server.clips import decode_clip
-from mcjepa_server.contract import Contract
 from mcjepa_server.errors import InvalidInput, NotAcceptable
 from mcjepa_server.geometry import Geometry
 from mcjepa_server.images import PixelBudget
@@ -20,9 +19,8 @@ from mcjepa_server.jobs import run_job
 from mcjepa_server.negotiate import choose_format
 from mcjepa_server.pipeline import FlowOptions
 from mcjepa_server.problems import documented
-from mcjepa_server.replies import FLOW_HEADERS, encode_analysis, flow_reply
+from mcjepa_server.replies import CLIP_HEADERS, describe, encode_analysis, flow_reply
 from mcjepa_server.routes.common import FILE, INFERENCE_ERRORS, ServiceDep, header_docs, multipart_schema
-from mcjepa_server.schemas import AnalyzeMeta
 from mcjepa_server.timing import Timings
 
 router = APIRouter(tags=["inference"])
@@ -51,7 +49,7 @@ def _ok_response() -> dict[str, Any]:
             formats.NPZ.media_type: {"schema": FILE},
             formats.JSON.media_type: {"schema": {"$ref": "#/components/schemas/AnalyzeSummary"}},
         },
-        "headers": header_docs({name: FLOW_HEADERS[name] for name in list(FLOW_HEADERS)[:6]}),
+        "headers": header_docs(CLIP_HEADERS),
     }
 
 
@@ -90,34 +88,20 @@ async def post_analyze(
         with timings.stage("decode"):
             frames, geometry = await decode_clip(files, budget, plan, service.workers)
         result = await pipeline.flow(frames, geometry, options, lambda size: service.slot(timings, size))
-        meta = describe(query, len(frames), geometry, service.contract)
+        meta = describe(len(frames), geometry, service.contract, query.direction, query.occlusion)
         with timings.stage("encode"):
             body = await run_sync(encode_analysis, result, offer, meta)
-        return flow_reply(body, offer, "analysis", result.geometry, service.contract, timings)
+        return flow_reply(body, offer, "analysis", meta, timings)
 
     return await run_job(request, service, job)
 
 
 def pick_frames(form: Form, limit: int) -> list[tuple[str, bytes]]:
     """The parts named frames. Raises InvalidInput unless there are 2 to ``limit`` of them."""
-    form.check_names(files={"frames"})
+    form.check_names(files=["frames"])
     files = form.named("frames")
     if not 2 <= len(files) <= limit:
         raise InvalidInput(
             f"{len(files)} parts are named 'frames'; send 2 to {limit} (max_frames)", param="frames"
         )
     return [(f"frames[{index}]", data) for index, data in enumerate(files)]
-
-
-def describe(query: AnalyzeQuery, frames: int, geometry: Geometry, contract: Contract) -> AnalyzeMeta:
-    return AnalyzeMeta(
-        model_version=contract.model_version,
-        weights_sha256=contract.weights_sha256,
-        frames=frames,
-        width=geometry.width,
-        height=geometry.height,
-        computed_width=geometry.scaled_width,
-        computed_height=geometry.scaled_height,
-        direction=query.direction,
-        occlusion=query.occlusion,
-    )

@@ -88,7 +88,7 @@ async def _read_json(request: Request, settings: Settings) -> tuple[EmbeddingReq
 
 async def _read_multipart(request: Request, settings: Settings) -> tuple[EmbeddingRequest, list[bytes]]:
     form = await read_form(request, settings)
-    form.check_names(files={"images"}, fields=set(FIELDS))
+    form.check_names(files=["images"], fields=FIELDS)
     files = form.named("images")
     if not files:
         raise InvalidInput(
@@ -148,7 +148,7 @@ def decode_base64(text: str, param: str) -> bytes:
         if not comma or not head.lower().endswith(";base64"):
             raise InvalidInput(f"{param} is a data URI without ';base64,'", param=param)
     try:
-        return base64.b64decode("".join(text.split()), validate=True)
+        return base64.b64decode(text.replace("\r", "").replace("\n", ""), validate=True)
     except (binascii.Error, ValueError) as error:
         raise UndecodableImage(
             f"{param} is not base64; this model embeds images: send a data URI or base64 of an image file",

@@ -19,7 +19,7 @@ from mcjepa_server.jobs import run_job
 from mcjepa_server.negotiate import Offer, choose_format
 from mcjepa_server.pipeline import FlowOptions
 from mcjepa_server.problems import documented
-from mcjepa_server.replies import FLOW_HEADERS, encode_flow, flow_reply
+from mcjepa_server.replies import FLOW_HEADERS, describe, encode_flow, flow_reply
 from mcjepa_server.routes.common import FILE, INFERENCE_ERRORS, ServiceDep, header_docs, multipart_schema
 from mcjepa_server.timing import Timings
 
@@ -107,9 +107,10 @@ async def post_flow(
         if query.direction == "backward":
             frames.reverse()
         result = await pipeline.flow(frames, geometry, options, lambda size: service.slot(timings, size))
+        meta = describe(len(frames), geometry, service.contract, query.direction, query.occlusion)
         with timings.stage("encode"):
-            body, extra = await run_sync(encode_flow, result, offer, query.max_flow, service.contract)
-        reply = flow_reply(body, offer, "flow", result.geometry, service.contract, timings)
+            body, extra = await run_sync(encode_flow, result, offer, query.max_flow, meta)
+        reply = flow_reply(body, offer, "flow", meta, timings)
         reply.headers.update(extra)
         return reply
 
@@ -131,7 +132,7 @@ def choose_offer(query: FlowQuery, accept: str | None) -> Offer:
 
 def pick_frames(form: Form) -> list[tuple[str, bytes]]:
     """The two parts. Raises InvalidInput naming the one that is missing or given twice."""
-    form.check_names(files=set(FRAMES))
+    form.check_names(files=FRAMES)
     files = []
     for name in FRAMES:
         found = form.named(name)

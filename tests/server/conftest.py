@@ -1,0 +1,192 @@
+"""What the gateway's tests share: an app in this process, image files, and a tiny model repository."""
+
+import io
+import os
+from contextlib import ExitStack
+
+import numpy as np
+import onnx
+import pytest
+from mcjepa_server import Settings, create_app
+from mcjepa_server.engines.fake import FakeEngine
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+from starlette.testclient import TestClient
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch):
+    for name in [name for name in os.environ if name.startswith("MCJEPA_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def serve():
+    """Starts an app on a fake engine (or the given one) and returns its client."""
+    with ExitStack() as stack:
+
+        def start(engine=None, **settings):
+            app = create_app(Settings(**settings), engine or FakeEngine())
+            return stack.enter_context(TestClient(app))
+
+        yield start
+
+
+@pytest.fixture
+def client(serve):
+    return serve()
+
+
+@pytest.fixture
+def encode():
+    """An array or a PIL image as the bytes of an image file."""
+
+    def to_bytes(image, file_format="PNG", **options):
+        if isinstance(image, np.ndarray):
+            image = Image.fromarray(image)
+        buffer = io.BytesIO()
+        image.save(buffer, file_format, **options)
+        return buffer.getvalue()
+
+    return to_bytes
+
+
+@pytest.fixture
+def picture():
+    """A smooth (H, W, 3) uint8 image whose pixels all differ from their neighbours."""
+
+    def make(height=48, width=80):
+        y, x = np.mgrid[0:height, 0:width]
+        channels = (x * 255 // width, y * 255 // height, (x + y) * 255 // (width + height))
+        return np.stack(channels, axis=-1).astype(np.uint8)
+
+    return make
+
+
+@pytest.fixture
+def pair(encode, picture):
+    """A valid multipart body for /v1/flow."""
+    data = encode(picture())
+    return {"frame1": ("1.png", data), "frame2": ("2.png", data)}
+
+
+@pytest.fixture
+def check_problem():
+    """Asserts that a reply is a problem of this status and code, and returns it."""
+
+    def check(reply, status, code):
+        assert reply.status_code == status, reply.text
+        assert reply.headers["content-type"] == "application/problem+json"
+        body = reply.json()
+        assert body["status"] == status
+        assert body["type"] == f"urn:mcjepa:problem:{code}"
+        assert body["error"]["code"] == code
+        assert body["error"]["message"] == body["detail"]
+        assert body["request_id"] == reply.headers["x-request-id"]
+        assert "Traceback" not in reply.text
+        return body
+
+    return check
+
+
+PARAMETERS = {
+    "contract_version": "1",
+    "model_version": "tiny-test",
+    "weights_sha256": "ab" * 32,
+    "stride": "64",
+    "mean": "0.485,0.456,0.406",
+    "std": "0.229,0.224,0.225",
+    "embedding_size": "3",
+    "embed_image_size": "32",
+    "training_summary": "not trained",
+    "license": "Apache-2.0",
+}
+
+
+@pytest.fixture
+def write_config():
+    """Writes a config.pbtxt; ``changes`` overrides parameters, None leaves one out."""
+
+    def write(folder, name, max_batch_size=4, **changes):
+        values = {key: value for key, value in {**PARAMETERS, **changes}.items() if value is not None}
+        lines = [f'name: "{name}"', 'backend: "onnxruntime"', f"max_batch_size: {max_batch_size}"]
+        lines += [
+            f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}'
+            for key, value in values.items()
+        ]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.pbtxt").write_text("\n".join(lines))
+
+    return write
+
+
+@pytest.fixture
+def repository(tmp_path, write_config):
+    """A model repository that computes what FakeEngine computes, with D = 3."""
+    models = {
+        "mcjepa_flow": flow_graph(backward=False),
+        "mcjepa_flow_bidirectional": flow_graph(backward=True),
+        "mcjepa_embed": embed_graph(),
+    }
+    root = tmp_path / "model_repository"
+    for name, model in models.items():
+        write_config(root / name, name)
+        (root / name / "1").mkdir()
+        onnx.save(model, root / name / "1" / "model.onnx")
+    return root
+
+
+def flow_graph(backward):
+    """flow = (red / 16, -green / 16) of frame i; flow_backward the same of frame i+1."""
+    nodes = [node("Cast", ["frames"], "pixels", to=TensorProto.FLOAT)]
+    nodes += colour_flow("flow", "zero", "minus_one")
+    if backward:
+        nodes += colour_flow("flow_backward", "one", "end")
+    nodes.append(node("ReduceMean", ["pixels"], "embedding", axes=[2, 3], keepdims=0))
+    outputs = [value("flow", ["B", "M", 2, "H", "W"]), value("embedding", ["B", "N", 3])]
+    if backward:
+        outputs.append(value("flow_backward", ["B", "M", 2, "H", "W"]))
+    constants = {
+        "zero": [0], "one": [1], "two": [2], "minus_one": [-1], "end": [2**31],
+        "frame_axis": [1], "channel_axis": [4],
+    }  # fmt: skip
+    return build(nodes, value("frames", ["B", "N", "H", "W", 3], TensorProto.UINT8), outputs, constants)
+
+
+def colour_flow(name, start, stop):
+    return [
+        node("Slice", ["pixels", start, stop, "frame_axis"], f"{name}_frames"),
+        node("Slice", [f"{name}_frames", "zero", "two", "channel_axis"], f"{name}_channels"),
+        node("Mul", [f"{name}_channels", "factor"], f"{name}_last"),
+        node("Transpose", [f"{name}_last"], name, perm=[0, 1, 4, 2, 3]),
+    ]
+
+
+def embed_graph(side=32):
+    nodes = [
+        node("Cast", ["images"], "pixels", to=TensorProto.FLOAT),
+        node("ReduceMean", ["pixels"], "embedding", axes=[1, 2], keepdims=0),
+        node("Transpose", ["pixels"], "planes", perm=[0, 3, 1, 2]),
+        node("AveragePool", ["planes"], "features", kernel_shape=[8, 8], strides=[8, 8]),
+    ]
+    outputs = [value("embedding", ["B", 3]), value("features", ["B", 3, side // 8, side // 8])]
+    return build(nodes, value("images", ["B", side, side, 3], TensorProto.UINT8), outputs, {})
+
+
+def node(kind, inputs, output, **attributes):
+    return helper.make_node(kind, inputs, [output], **attributes)
+
+
+def value(name, shape, dtype=TensorProto.FLOAT):
+    return helper.make_tensor_value_info(name, dtype, shape)
+
+
+def build(nodes, graph_input, outputs, constants):
+    initializers = [
+        numpy_helper.from_array(np.array(data, np.int64), name) for name, data in constants.items()
+    ]
+    initializers.append(numpy_helper.from_array(np.array([1 / 16, -1 / 16], np.float32), "factor"))
+    graph = helper.make_graph(nodes, "tiny", [graph_input], outputs, initializers)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    return model

@@ -1,0 +1,212 @@
+"""POST /v1/embeddings: OpenAI's shape, multipart, and what is refused."""
+
+import base64
+
+import numpy as np
+import openai
+import pytest
+from mcjepa_server.engines.fake import FakeEngine
+from mcjepa_server.geometry import resize_square
+
+
+def as_uri(data):
+    return "data:image/png;base64," + base64.b64encode(data).decode()
+
+
+def expected_embedding(image):
+    """Of the fake engine: the mean colour, then ones, to unit length."""
+    mean = resize_square(image, 32).mean(axis=(0, 1), dtype=np.float32)
+    vector = np.concatenate([mean, np.ones(5, np.float32)])
+    return vector / np.linalg.norm(vector)
+
+
+@pytest.fixture
+def images(picture):
+    return [picture(), picture()[:, ::-1].copy(), np.full((200, 16, 3), 9, np.uint8)]
+
+
+@pytest.fixture
+def uris(images, encode):
+    return [as_uri(encode(image)) for image in images]
+
+
+def test_reply_has_the_shape_of_openai(client, images, uris):
+    body = client.post("/v1/embeddings", json={"model": "mcjepa_embed", "input": uris}).json()
+    assert body["object"] == "list"
+    assert body["model"] == "mcjepa_embed"
+    assert body["usage"] == {"prompt_tokens": 3, "total_tokens": 3}
+    assert [item["object"] for item in body["data"]] == ["embedding"] * 3
+    assert [item["index"] for item in body["data"]] == [0, 1, 2]
+    for item, image in zip(body["data"], images, strict=True):
+        np.testing.assert_allclose(item["embedding"], expected_embedding(image), rtol=1e-5)
+
+
+def test_every_way_to_send_an_image_gives_the_same(client, encode, picture, uris):
+    data = encode(picture())
+    bare = base64.b64encode(data).decode()
+    wrapped = base64.encodebytes(data).decode()  # with line breaks
+    forms = [uris[0], bare, wrapped, {"image": uris[0]}, {"image": bare}, uris[0].replace("data:", "DATA:")]
+    body = client.post("/v1/embeddings", json={"input": forms}).json()
+    assert len(body["data"]) == len(forms)
+    assert all(item["embedding"] == body["data"][0]["embedding"] for item in body["data"])
+    multipart = client.post("/v1/embeddings", files=[("images", ("1.png", data))]).json()
+    assert multipart["data"][0]["embedding"] == body["data"][0]["embedding"]
+    for single in (bare, {"image": bare}):
+        assert client.post("/v1/embeddings", json={"input": single}).json() == multipart
+
+
+def test_base64_is_the_same_numbers_as_float(client, uris):
+    def data(encoding):
+        reply = client.post("/v1/embeddings", json={"input": uris, "encoding_format": encoding})
+        return [item["embedding"] for item in reply.json()["data"]]
+
+    packed = [np.frombuffer(base64.b64decode(text), "<f4") for text in data("base64")]
+    np.testing.assert_array_equal(packed, np.array(data("float"), np.float32))
+    np.testing.assert_allclose(np.linalg.norm(packed, axis=1), 1, rtol=1e-6)
+
+
+def test_dimensions_truncates_and_normalises_again(client, uris):
+    whole = client.post("/v1/embeddings", json={"input": uris[0]}).json()["data"][0]["embedding"]
+    cut = client.post("/v1/embeddings", json={"input": uris[0], "dimensions": 2}).json()["data"][0][
+        "embedding"
+    ]
+    np.testing.assert_allclose(cut, np.array(whole[:2]) / np.linalg.norm(whole[:2]), rtol=1e-6)
+
+
+def test_requests_larger_than_the_batch_are_split(serve, encode, images):
+    engine = FakeEngine()
+    client = serve(engine)
+    files = [("images", ("x.png", encode(images[index % 3]))) for index in range(10)]
+    data = client.post("/v1/embeddings", files=files).json()["data"]
+    assert [shape[0] for shape in engine.calls[-3:]] == [4, 4, 2]
+    for index, item in enumerate(data):
+        np.testing.assert_allclose(item["embedding"], expected_embedding(images[index % 3]), rtol=1e-5)
+
+
+def test_multipart_takes_the_same_options(client, encode, picture):
+    reply = client.post(
+        "/v1/embeddings",
+        files=[("images", ("1.png", encode(picture())))],
+        data={"model": "mcjepa_embed", "encoding_format": "base64", "dimensions": "3"},
+    )
+    assert len(base64.b64decode(reply.json()["data"][0]["embedding"])) == 12
+
+
+def test_headers_of_a_reply(client, uris):
+    headers = client.post("/v1/embeddings", json={"input": uris}).headers
+    assert headers["x-model-version"] == "fake-0"
+    assert float(headers["x-inference-time"]) >= 0
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, "input"),
+        ({"input": []}, "input"),
+        ({"input": [1, 2, 3]}, "input"),
+        ({"input": None}, "input"),
+        ({"input": [{"text": "a"}]}, "input"),
+        ({"input": [{"image": 1}]}, "input"),
+        ({"input": [{"image": "aGk=", "text": "a"}]}, "input"),
+        ({"input": "aGk=", "encoding_format": "hex"}, "encoding_format"),
+        ({"input": "aGk=", "dimensions": 0}, "dimensions"),
+        ({"input": "aGk=", "dimensions": 9}, "dimensions"),
+        ({"input": "aGk=", "dimension": 2}, "dimension"),
+        ([], None),
+        ("text", None),
+    ],
+)
+def test_what_does_not_fit_the_schema(client, check_problem, body, param):
+    problem = check_problem(client.post("/v1/embeddings", json=body), 422, "invalid_input")
+    assert problem["error"]["param"] == param
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe", b"NaN]", b"[" * 100_000])
+def test_what_is_not_json(client, check_problem, data):
+    reply = client.post("/v1/embeddings", content=data, headers={"Content-Type": "application/json"})
+    check_problem(reply, 400, "malformed_request")
+
+
+@pytest.mark.parametrize("text", ["a cat on a mat", "aGk", "data:image/png;base64,!!", "aGk=", "", "é"])
+def test_what_is_not_an_image(client, check_problem, uris, text):
+    problem = check_problem(
+        client.post("/v1/embeddings", json={"input": [uris[0], text]}), 400, "undecodable_image"
+    )
+    assert problem["error"]["param"] == "input[1]"
+
+
+@pytest.mark.parametrize("url", ["http://example.com/a.png", "HTTPS://example.com/a", "file:///etc/passwd"])
+def test_urls_are_refused_with_a_reason(client, check_problem, url):
+    problem = check_problem(client.post("/v1/embeddings", json={"input": url}), 422, "invalid_input")
+    assert "fetches no URLs" in problem["detail"]
+
+
+def test_a_data_uri_that_is_not_base64(client, check_problem):
+    problem = check_problem(
+        client.post("/v1/embeddings", json={"input": "data:text/plain,hello"}), 422, "invalid_input"
+    )
+    assert ";base64," in problem["detail"]
+
+
+def test_an_unknown_model(client, check_problem, uris):
+    reply = client.post("/v1/embeddings", json={"input": uris, "model": "text-embedding-3-small"})
+    problem = check_problem(reply, 404, "model_not_found")
+    assert "mcjepa_embed" in problem["detail"]
+
+
+def test_too_many_images(serve, check_problem, uris):
+    problem = check_problem(
+        serve(max_images=2).post("/v1/embeddings", json={"input": uris}), 422, "invalid_input"
+    )
+    assert "3 images; the limit is 2 (max_images)" in problem["detail"]
+
+
+def test_multipart_without_images(client, check_problem):
+    reply = client.post("/v1/embeddings", files={"image": ("1.png", b"x")})
+    assert check_problem(reply, 422, "invalid_input")["error"]["param"] == "image"
+    reply = client.post("/v1/embeddings", files={"model": (None, "mcjepa_embed")})
+    assert "'images' is missing" in check_problem(reply, 422, "invalid_input")["detail"]
+
+
+def test_an_image_of_one_side_under_the_minimum(client, encode, check_problem):
+    data = encode(np.zeros((1, 1, 3), np.uint8))
+    problem = check_problem(client.post("/v1/embeddings", json={"input": as_uri(data)}), 422, "invalid_input")
+    assert "1x1" in problem["detail"]
+
+
+@pytest.fixture
+def official(client):
+    """The official client, in this process."""
+    client.base_url = "http://testserver/v1/"
+    with openai.OpenAI(api_key="unused", base_url=client.base_url, http_client=client, max_retries=0) as sdk:
+        yield sdk
+
+
+def test_the_official_client_float_and_base64_agree(official, uris, images):
+    by_default = official.embeddings.create(model="mcjepa_embed", input=uris)  # asks for base64
+    as_float = official.embeddings.create(model="mcjepa_embed", input=uris, encoding_format="float")
+    for packed, plain, image in zip(by_default.data, as_float.data, images, strict=True):
+        np.testing.assert_array_equal(np.float32(packed.embedding), np.float32(plain.embedding))
+        np.testing.assert_allclose(plain.embedding, expected_embedding(image), rtol=1e-5)
+    assert by_default.usage.total_tokens == 3
+
+
+def test_the_official_client_with_dimensions_and_single_input(official, uris):
+    reply = official.embeddings.create(model="mcjepa_embed", input=uris[0], dimensions=4, user="me")
+    assert len(reply.data[0].embedding) == 4
+
+
+def test_the_official_client_lists_models(official):
+    assert "mcjepa_embed" in [model.id for model in official.models.list()]
+    assert official.models.retrieve("mcjepa_embed").owned_by == "mcjepa"
+
+
+def test_the_official_client_understands_our_errors(official, uris):
+    with pytest.raises(openai.NotFoundError) as caught:
+        official.embeddings.create(model="nope", input=uris)
+    assert caught.value.code == "model_not_found"
+    assert caught.value.param == "model"
+    assert caught.value.type == "invalid_request_error"
+    assert caught.value.request_id
+    with pytest.raises(openai.BadRequestError, match="not base64"):
+        official.embeddings.create(model="mcjepa_embed", input="a cat")

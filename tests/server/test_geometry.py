@@ -1,0 +1,96 @@
+"""Planning sizes, padding, scaling back, splitting clips: invariants over many sizes."""
+
+import numpy as np
+import pytest
+from mcjepa_server.geometry import (
+    Geometry,
+    pack_clip,
+    plan_geometry,
+    resize_square,
+    scale_frame,
+    split_clip,
+    unpack_flow,
+)
+
+SIZES = [(16, 16), (17, 33), (64, 64), (65, 64), (1920, 1080), (1080, 1920), (16, 20000), (8000, 8000)]
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+@pytest.mark.parametrize("max_side", [64, 500, 4096])
+@pytest.mark.parametrize("max_pixels", [4096, 2**20])
+def test_plan_respects_every_bound(width, height, max_side, max_pixels):
+    plan = plan_geometry(width, height, 64, max_side, max_pixels)
+    assert 16 <= plan.scaled_width <= width
+    assert 16 <= plan.scaled_height <= height
+    assert max(plan.scaled_width, plan.scaled_height) <= max_side
+    # Sizes are rounded to whole px, and a strip is never made thinner than 16 px.
+    assert plan.scaled_width * plan.scaled_height <= max(max_pixels * 1.02, 16 * max_side)
+    for scaled, padded in ((plan.scaled_width, plan.padded_width), (plan.scaled_height, plan.padded_height)):
+        assert padded % 64 == 0
+        assert scaled <= padded < scaled + 64
+
+
+def test_frames_within_the_budget_are_not_touched():
+    plan = plan_geometry(100, 50, 64, 100, 5000)
+    frame = np.zeros((50, 100, 3), np.uint8)
+    assert not plan.is_scaled
+    assert plan.ratio == (1, 1)
+    assert scale_frame(frame, plan) is frame
+
+
+def test_pack_repeats_the_last_row_and_column():
+    rng = np.random.default_rng(0)
+    frame = rng.integers(0, 256, (33, 17, 3), np.uint8)
+    clip = pack_clip([frame, frame[::-1]], plan_geometry(17, 33, 64, 1024, 2**20))
+    assert clip.shape == (1, 2, 64, 64, 3)
+    np.testing.assert_array_equal(clip[0, 0], np.pad(frame, ((0, 31), (0, 47), (0, 0)), mode="edge"))
+    np.testing.assert_array_equal(clip[0, 1, :33, :17], frame[::-1])
+
+
+def test_unpack_of_an_unscaled_flow_crops_only():
+    rng = np.random.default_rng(0)
+    raw = rng.normal(size=(3, 2, 64, 128)).astype(np.float32)
+    flows = unpack_flow(raw, plan_geometry(100, 33, 64, 1024, 2**20))
+    np.testing.assert_array_equal(flows, raw[:, :, :33, :100].transpose(0, 2, 3, 1))
+    assert flows.flags.c_contiguous
+
+
+def test_unpack_of_a_zoom_keeps_it_a_zoom():
+    """A flow that is linear in position, computed at half size, is the same function at full size."""
+    plan = Geometry(128, 64, 64, 32, 64, 64)
+    y, x = np.mgrid[0:64, 0:64].astype(np.float32)
+    flow = unpack_flow(np.stack([0.1 * x, 0.2 * y])[None], plan)[0]
+    # Pixel centres: x at half size sits at 2x + 0.5 at full size.
+    full_y, full_x = np.mgrid[0:64, 0:128].astype(np.float32)
+    expected = np.stack([0.1 * (full_x - 0.5), 0.2 * (full_y - 0.5)], axis=-1)
+    np.testing.assert_allclose(flow[2:-2, 2:-2], expected[2:-2, 2:-2], atol=1e-4)
+
+
+@pytest.mark.parametrize("frames", range(2, 12))
+@pytest.mark.parametrize("length", [2, 3, 5, 100])
+def test_split_covers_every_pair_once(frames, length):
+    plan = Geometry(64, 64, 64, 64, 64, 64)
+    clips = list(split_clip(frames, plan, length * 64 * 64))
+    pairs = [(i, i + 1) for clip in clips for i in range(clip.start, clip.stop - 1)]
+    assert pairs == [(i, i + 1) for i in range(frames - 1)]
+    assert all(2 <= clip.stop - clip.start <= length for clip in clips)
+
+
+def test_split_never_goes_under_two_frames():
+    clips = list(split_clip(3, Geometry(64, 64, 64, 64, 64, 64), 1))
+    assert clips == [slice(0, 2), slice(1, 3)]
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (32, 32), (17, 500), (500, 17), (300, 400)])
+def test_square_keeps_the_mean_colour(height, width):
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (height, width, 3), np.uint8)
+    square = resize_square(image, 32)
+    assert square.shape == (32, 32, 3)
+    assert np.abs(square.mean(axis=(0, 1)) - image.mean(axis=(0, 1))).max() < 6
+
+
+def test_square_does_not_alias_when_only_one_axis_shrinks():
+    stripes = np.zeros((16, 512, 3), np.uint8)
+    stripes[:, ::2] = 255
+    assert np.abs(resize_square(stripes, 32).astype(int) - 127).max() <= 1

@@ -1,0 +1,142 @@
+"""Limits on bodies: bytes, time, type; and bodies that break off."""
+
+import asyncio
+
+import pytest
+from mcjepa_server import Settings, create_app
+from mcjepa_server.engines.fake import FakeEngine
+
+MULTIPART = {"content-type": "multipart/form-data; boundary=x"}
+HEAD = b'--x\r\nContent-Disposition: form-data; name="frame1"; filename="1"\r\n\r\n'
+
+
+async def ask(app, messages, headers, path="/v1/flow"):
+    """One request as raw ASGI messages; after the last one nothing comes. Returns status, headers, body."""
+    pending = list(messages)
+    sent = []
+
+    async def receive():
+        if pending:
+            return pending.pop(0)
+        await asyncio.Event().wait()
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "POST",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "scheme": "http",
+        "server": ("test", 80),
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+    }
+    async with app.router.lifespan_context(app):
+        await app(scope, receive, send)
+    reply_headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+    return sent[0]["status"], reply_headers, b"".join(message.get("body", b"") for message in sent), pending
+
+
+def chunk(data, more=True):
+    return {"type": "http.request", "body": data, "more_body": more}
+
+
+def test_declared_length_is_refused_before_the_body_is_read():
+    app = create_app(Settings(max_body_bytes=1000), FakeEngine())
+    headers = {**MULTIPART, "content-length": "1001"}
+    status, reply, body, left = asyncio.run(ask(app, [chunk(b"a" * 1001, False)], headers))
+    assert status == 413
+    assert b"1001 bytes; the limit is 1000 bytes (max_body_bytes)" in body
+    assert reply["connection"] == "close"
+    assert len(left) == 1
+
+
+@pytest.mark.parametrize("path", ["/v1/flow", "/v1/analyze", "/v1/embeddings"])
+@pytest.mark.parametrize("headers", [{}, {"content-length": "10"}, {"content-length": "x"}])
+def test_the_limit_holds_without_a_true_length(path, headers):
+    app = create_app(Settings(max_body_bytes=1000), FakeEngine())
+    chunks = [chunk(HEAD), *(chunk(b"a" * 100) for _ in range(1000))]
+    status, reply, body, left = asyncio.run(ask(app, chunks, {**MULTIPART, **headers}, path))
+    assert status == 413
+    assert b"max_body_bytes" in body
+    assert reply["connection"] == "close"
+    assert len(left) > 980  # reading stopped at the limit
+
+
+def test_the_limit_holds_for_json():
+    app = create_app(Settings(max_body_bytes=1000), FakeEngine())
+    chunks = [chunk(b'{"input": "')] + [chunk(b"a" * 100) for _ in range(100)]
+    status, _, body, _ = asyncio.run(ask(app, chunks, {"content-type": "application/json"}, "/v1/embeddings"))
+    assert status == 413
+    assert b"max_body_bytes" in body
+
+
+def test_a_body_of_exactly_the_limit_is_read(serve, pair, encode, picture):
+    import httpx2
+
+    request = httpx2.Request("POST", "http://testserver/v1/flow", files=pair)
+    size = len(request.read())
+    headers = {"Content-Type": request.headers["content-type"]}
+    for limit, status in ((size, 200), (size - 1, 413)):
+        reply = serve(max_body_bytes=limit).post("/v1/flow", content=request.content, headers=headers)
+        assert reply.status_code == status
+
+
+def test_a_body_that_stops_coming():
+    app = create_app(Settings(body_timeout_s=0.01), FakeEngine())
+    status, reply, body, _ = asyncio.run(ask(app, [chunk(HEAD)], MULTIPART))
+    assert status == 408
+    assert b"body_timeout_s" in body
+    assert reply["connection"] == "close"
+
+
+def test_a_client_that_goes_away_while_sending():
+    app = create_app(Settings(), FakeEngine())
+    status, *_ = asyncio.run(ask(app, [chunk(HEAD), {"type": "http.disconnect"}], MULTIPART))
+    assert status == 499
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"no boundary here",
+        HEAD,
+        HEAD + b"data that ends without a boundary",
+        b'--x\r\nContent-Disposition: form-data; filename="1"\r\n\r\nno name\r\n--x--\r\n',
+        b"--x\r\n\xff\xff: broken header",
+    ],
+)
+def test_broken_multipart(client, check_problem, body):
+    reply = client.post("/v1/flow", content=body, headers=MULTIPART)
+    check_problem(reply, 400, "malformed_request")
+
+
+def test_multipart_without_a_boundary(client, check_problem):
+    reply = client.post("/v1/flow", content=b"x", headers={"Content-Type": "multipart/form-data"})
+    assert "boundary" in check_problem(reply, 400, "malformed_request")["detail"]
+
+
+@pytest.mark.parametrize("content_type", [None, "application/json", "image/png", "text/plain", "x" * 5000])
+@pytest.mark.parametrize("path", ["/v1/flow", "/v1/analyze"])
+def test_wrong_content_type(client, check_problem, path, content_type):
+    headers = {} if content_type is None else {"Content-Type": content_type}
+    body = check_problem(client.post(path, content=b"x", headers=headers), 415, "unsupported_media_type")
+    assert "multipart/form-data" in body["detail"]
+    assert len(body["detail"]) < 300
+
+
+def test_wrong_content_type_for_embeddings(client, check_problem):
+    reply = client.post("/v1/embeddings", data={"input": "x"})
+    body = check_problem(reply, 415, "unsupported_media_type")
+    assert "application/json or multipart/form-data" in body["detail"]
+
+
+def test_an_empty_part(client, pair, check_problem):
+    pair["frame2"] = ("2.png", b"")
+    body = check_problem(client.post("/v1/flow", files=pair), 400, "undecodable_image")
+    assert body["detail"] == "frame2 is empty"

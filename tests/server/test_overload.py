@@ -1,0 +1,167 @@
+"""Full queue, deadlines, callers that go away, and how readiness follows the engine."""
+
+import asyncio
+from contextlib import asynccontextmanager
+
+import httpx2
+import pytest
+from mcjepa_server import Settings, create_app
+from mcjepa_server.engines.fake import FakeEngine
+
+
+@asynccontextmanager
+async def running(engine, **settings):
+    """The app with its lifespan, an async client, and its service."""
+    app = create_app(Settings(**settings), engine)
+    transport = httpx2.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx2.AsyncClient(transport=transport, base_url="http://test") as client,
+    ):
+        yield client, app.state.service
+
+
+async def until(condition):
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+def test_a_full_queue_answers_429_and_recovers(pair, check_problem):
+    async def scenario():
+        engine = FakeEngine()
+        async with running(engine, max_concurrency=1, max_queue=1) as (client, service):
+            engine.fault = "hang"
+            calls = len(engine.calls)
+            held = [asyncio.create_task(client.post("/v1/flow", files=pair)) for _ in range(2)]
+            await until(lambda: len(engine.calls) > calls and service.admission.waiting == 1)
+            assert service.metrics.registry.get_sample_value("mcjepa_queue_depth") == 1
+            refused = await client.post("/v1/flow", files=pair)
+            still_alive = await client.get("/healthz")
+            for task in held:
+                task.cancel()
+            await asyncio.gather(*held, return_exceptions=True)
+            engine.fault = None
+            return refused, still_alive, await client.post("/v1/flow", files=pair)
+
+    refused, still_alive, served = asyncio.run(scenario())
+    body = check_problem(refused, 429, "overloaded")
+    assert "2 requests are in flight; the limit is 2" in body["detail"]
+    assert body["error"]["type"] == "rate_limit_error"
+    assert int(refused.headers["retry-after"]) >= 1
+    assert still_alive.status_code == 200
+    assert served.status_code == 200
+
+
+def test_engine_calls_never_exceed_max_concurrency(pair):
+    class Counting(FakeEngine):
+        inside = most = 0
+
+        async def infer_flow(self, frames, backward):
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+            for _ in range(5):
+                await asyncio.sleep(0)
+            self.inside -= 1
+            return await super().infer_flow(frames, backward)
+
+    async def scenario():
+        engine = Counting()
+        async with running(engine, max_concurrency=2) as (client, _):
+            replies = await asyncio.gather(*(client.post("/v1/flow", files=pair) for _ in range(12)))
+        return engine.most, {reply.status_code for reply in replies}
+
+    assert asyncio.run(scenario()) == (2, {200})
+
+
+@pytest.mark.parametrize("path", ["/v1/flow", "/v1/analyze", "/v1/embeddings"])
+def test_a_request_past_its_deadline_is_504(serve, pair, check_problem, path):
+    engine = FakeEngine()
+    client = serve(engine, request_timeout_s=0.5)
+    engine.fault = "hang"
+    name = {"/v1/analyze": "frames", "/v1/embeddings": "images"}.get(path)
+    files = pair if name is None else [(name, part) for part in pair.values()]
+    body = check_problem(client.post(path, files=files), 504, "deadline_exceeded")
+    assert "0.5 s (request_timeout_s)" in body["detail"]
+
+
+def test_a_caller_that_goes_away_frees_its_place(pair):
+    async def scenario():
+        engine = FakeEngine()
+        async with running(engine) as (client, service):
+            engine.fault = "hang"
+            calls = len(engine.calls)
+            request = client.build_request("POST", "/v1/flow", files=pair)
+            status = await leave_early(client, request, lambda: len(engine.calls) > calls)
+            return status, service.admission.inside
+
+    assert asyncio.run(scenario()) == (499, 0)
+
+
+async def leave_early(client, request, started):
+    """Sends a whole request, and disconnects once ``started``. Returns the status nobody sees."""
+    body = [{"type": "http.request", "body": request.read(), "more_body": False}]
+    statuses = []
+
+    async def receive():
+        if body:
+            return body.pop()
+        await until(started)
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        statuses.append(message.get("status"))
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/flow",
+        "query_string": b"",
+        "headers": [(name.lower(), value) for name, value in request.headers.raw],
+    }
+    await client._transport.app(scope, receive, send)
+    return statuses[0]
+
+
+def test_hanging_in_a_row_ends_readiness_until_a_canary_passes(serve, pair, check_problem):
+    engine = FakeEngine()
+    client = serve(engine, request_timeout_s=0.2, failures_to_unready=2, readiness_interval_s=1000)
+    engine.fault = "hang"
+    for _ in range(2):
+        check_problem(client.post("/v1/flow", files=pair), 504, "deadline_exceeded")
+    body = check_problem(client.get("/readyz"), 503, "not_ready")
+    assert "deadline passed during inference" in body["detail"]
+    client.portal.call(client.app.state.service.check)
+    assert "canary" in client.get("/readyz").json()["detail"]
+    engine.fault = None
+    client.portal.call(client.app.state.service.check)
+    assert client.get("/readyz").status_code == 200
+    assert client.post("/v1/flow", files=pair).status_code == 200
+
+
+def test_readiness_comes_back_by_itself(pair):
+    async def scenario():
+        engine = FakeEngine(fault="fail")
+        async with running(engine, readiness_interval_s=0.01) as (client, service):
+            before = (await client.get("/readyz")).status_code
+            engine.fault = None
+            await until(lambda: service.reason is None)
+            return before, (await client.post("/v1/flow", files=pair)).status_code
+
+    assert asyncio.run(scenario()) == (503, 200)
+
+
+def test_one_success_in_between_keeps_it_ready(serve, pair):
+    engine = FakeEngine()
+    client = serve(engine, failures_to_unready=2, readiness_interval_s=1000)
+    for fault in ("fail", None, "fail"):
+        engine.fault = fault
+        client.post("/v1/flow", files=pair)
+    assert client.get("/readyz").status_code == 200
+
+
+def test_bad_input_never_ends_readiness(serve, pair):
+    client = serve(failures_to_unready=1)
+    pair["frame1"] = ("1.png", b"junk")
+    assert client.post("/v1/flow", files=pair).status_code == 400
+    assert client.get("/readyz").status_code == 200
