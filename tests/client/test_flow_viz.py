@@ -105,7 +105,9 @@ def test_picture_has_the_legend_in_its_corner_only():
     flow = np.tile(np.float32([3, 1]), (200, 300, 1))
     plain, picture = flow_viz.flow_to_color(flow), flow_viz.flow_picture(flow)
     changed = np.argwhere((plain != picture).any(axis=2))
-    assert changed.min(axis=0).tolist() == [200 - 66, 300 - 66]
+    assert (changed.min(axis=0) >= [200 - 66, 300 - 66]).all()
+    assert len(changed) > 1000
+    assert np.array_equal(plain[-1, -1], picture[-1, -1])  # a disc, not a square
 
 
 def test_small_picture_has_no_legend():

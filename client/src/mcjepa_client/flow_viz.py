@@ -96,8 +96,7 @@ def legend(size: int = 96, max_flow: float | None = None) -> RGB:
     Returns (size, size, 3) uint8 RGB on white, with `max_flow` (the motion of the rim, px) written below the
     centre when given.
     """
-    axis = np.linspace(-1.08, 1.08, size, dtype=np.float32)  # the disc, and a thin margin
-    vectors = np.dstack(np.meshgrid(axis, axis))
+    vectors = _disc_vectors(size)
     inside = np.linalg.norm(vectors, axis=2) <= 1
     disc = np.where(inside[..., None], flow_to_color(vectors, max_flow=1.0), 255).astype(np.uint8)
     if max_flow is None:
@@ -109,11 +108,19 @@ def legend(size: int = 96, max_flow: float | None = None) -> RGB:
     return np.asarray(drawn, np.uint8)
 
 
+def _disc_vectors(size: int) -> Flow:
+    """(size, size, 2) motions from the centre to each point; the rim of the disc is at length 1."""
+    axis = np.linspace(-1.08, 1.08, size, dtype=np.float32)  # the disc, and a thin margin
+    return np.dstack(np.meshgrid(axis, axis))
+
+
 def flow_picture(flow: Flow, max_flow: float | None = None) -> RGB:
     """`flow_to_color` with the legend in the lower right corner, when the field is large enough for one."""
     picture = flow_to_color(flow, max_flow)
     height, width = picture.shape[:2]
     size = min(96, height // 3, width // 3)
     if size >= 40:  # smaller text cannot be read
-        picture[height - size :, width - size :] = legend(size, max_flow or largest_motion(flow))
+        corner = picture[height - size :, width - size :]
+        disc = np.linalg.norm(_disc_vectors(size), axis=2) <= 1
+        corner[disc] = legend(size, max_flow or largest_motion(flow))[disc]
     return picture
