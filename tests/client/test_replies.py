@@ -169,7 +169,9 @@ def test_embeddings_come_back_in_the_order_of_the_request(scripted, connect, lim
         [{"index": 0, "embedding": None}],
         [{"index": 0, "embedding": ""}],
         [{"index": 0, "embedding": []}],
+        [{"index": 0, "embedding": b64(1)}, {"index": 0, "embedding": b64(2)}],
         [{"index": 0, "embedding": "not base64!"}],
+        [{"index": 0, "embedding": "AA!CAPw=="}],  # 1.0, if the stray sign were passed over
         [{"index": 0, "embedding": "YWJj"}],  # three bytes are no float32
         [{"index": 0, "embedding": b64(1, np.nan)}],
         [{"index": 0, "embedding": [1.0, None]}],

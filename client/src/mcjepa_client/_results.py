@@ -68,7 +68,8 @@ class FlowResult:
         if check_pixels(np.asarray(image), "image").shape[:2] != (height, width):
             raise InputError(f"image: expected size {(height, width)} (height, width), got {image.shape[:2]}")
         x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-        away = np.float32(-2)  # two pixels outside: takes no part of the border
+        # Two pixels outside takes no part of the border. What OpenCV makes of NaN depends on the processor.
+        away = np.float32(-2)
         known = known_pixels(self.flow)
         map_x = np.where(known, x + self.flow[..., 0], away)
         map_y = np.where(known, y + self.flow[..., 1], away)
