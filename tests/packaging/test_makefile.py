@@ -1,0 +1,55 @@
+"""The commands of the Makefile: listed, and installing no more than they need."""
+
+import re
+import shutil
+import subprocess
+
+import pytest
+
+RUN = ["demo", "serve", "bench"]
+DEVELOP = ["test", "check", "train", "export"]
+
+
+@pytest.fixture
+def make(root, tmp_path):
+    """Runs make where nothing is set up; ``-n`` only says what it would do."""
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    shutil.copy(root / "Makefile", tmp_path)
+    for path in ("export", "server", "client"):
+        (tmp_path / path).mkdir()
+        (tmp_path / path / "pyproject.toml").touch()
+    (tmp_path / "requirements-dev.txt").touch()
+
+    def run(*arguments):
+        done = subprocess.run(
+            ["make", *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=True
+        )
+        return done.stdout
+
+    return run
+
+
+def test_make_alone_lists_every_command(make, root):
+    (phony,) = re.findall(r"^\.PHONY: (.+)$", (root / "Makefile").read_text(), re.MULTILINE)
+    listed = re.findall(r"^  make (\w+) +\S", make(), re.MULTILINE)
+    assert listed == phony.split()
+    assert set(listed) == {"help", "clean", *RUN, *DEVELOP}
+
+
+@pytest.mark.parametrize("target", RUN)
+def test_running_installs_no_torch(make, target):
+    plan = make("-n", target)
+    assert "-e ./server -e ./client" in plan
+    assert "torch" not in plan
+    assert "-r requirements-dev.txt" not in plan
+
+
+@pytest.mark.parametrize("target", DEVELOP)
+def test_developing_installs_torch_before_what_needs_it(make, target):
+    plan = make("-n", target)
+    assert plan.index("install torch==") < plan.index("install -r requirements-dev.txt")
+
+
+def test_serve_takes_host_and_port(make):
+    assert "--host 0.0.0.0 --port 9000" in make("-n", "serve", "HOST=0.0.0.0", "PORT=9000")
