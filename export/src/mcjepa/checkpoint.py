@@ -16,6 +16,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -84,13 +85,16 @@ def load(path: Path) -> Checkpoint:
             raise CheckpointError(f"{path / WEIGHTS}: sha256 differs from the one in {SIDECAR}")
         model.load_state_dict(load_file(path / WEIGHTS))
         return Checkpoint(model, config, sidecar["step"], sidecar["minutes"], sidecar["weights_sha256"], path)
-    except (OSError, KeyError, ValueError, ConfigError, RuntimeError) as error:
+    except (OSError, KeyError, TypeError, ValueError, ConfigError, RuntimeError) as error:
         raise error if isinstance(error, CheckpointError) else CheckpointError(f"{path}: {error}") from error
 
 
 def load_training_state(path: Path) -> dict[str, Any]:
-    """The optimiser's state that `save` was given."""
-    state: dict[str, Any] = torch.load(path / TRAINING, map_location="cpu", weights_only=True)
+    """The optimiser's state that `save` was given. Raises CheckpointError where it is missing or unreadable."""
+    try:
+        state: dict[str, Any] = torch.load(path / TRAINING, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, UnpicklingError) as error:
+        raise CheckpointError(f"{path / TRAINING}: {error}") from error
     return state
 
 

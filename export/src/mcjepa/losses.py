@@ -119,22 +119,6 @@ def known_motion_levels(levels: Sequence[Tensor], truth: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class VICReg:
-    invariance: Tensor
-    variance: Tensor
-    covariance: Tensor
-
-
-def vicreg(z1: Tensor, z2: Tensor) -> VICReg:
-    """L_ssl, unweighted terms: z1, z2 (B, E) expanded embeddings of two views (Bardes, Ponce and LeCun, 2022)."""
-    return VICReg(
-        invariance=F.mse_loss(z1, z2),
-        variance=(variance(z1) + variance(z2)) / 2,
-        covariance=covariance(z1) + covariance(z2),
-    )
-
-
-@dataclass(frozen=True)
 class VideoBatch:
     """What the unlabelled flow terms look at, for pairs taken in both directions (B = 2 x pairs)."""
 
@@ -175,13 +159,18 @@ def known_motion_terms(flow: Tensor, levels: Sequence[Tensor], truth: Tensor, co
 
 
 def content_terms(z1: Tensor, z2: Tensor, config: LossConfig) -> dict[str, Tensor]:
-    """The weighted terms of L_content."""
-    terms = vicreg(z1, z2)
-    return {
-        "invariance": config.invariance * terms.invariance,
-        "content_variance": config.content_variance * terms.variance,
-        "content_covariance": config.content_covariance * terms.covariance,
-    }
+    """The weighted terms of L_content, VICReg (Bardes, Ponce and LeCun, 2022); weight 0 skips a term.
+
+    z1, z2 (B, E): expanded embeddings of two views.
+    """
+    terms: dict[str, Tensor] = {}
+    if config.invariance > 0:
+        terms["invariance"] = config.invariance * F.mse_loss(z1, z2)
+    if config.content_variance > 0:
+        terms["content_variance"] = config.content_variance * (variance(z1) + variance(z2)) / 2
+    if config.content_covariance > 0:
+        terms["content_covariance"] = config.content_covariance * (covariance(z1) + covariance(z2))
+    return terms
 
 
 def total(terms: dict[str, Tensor], weight: float) -> Tensor:

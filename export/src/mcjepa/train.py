@@ -136,7 +136,7 @@ class Trainer:
             group["lr"] = learning_rate(self.config, self.progress.step, self.progress.share())
         terms: dict[str, Tensor] = {}
         gradients: list[Tensor | None] = [None] * len(self.parameters)
-        if self.config.loss.flow > 0 and self.progress.share() >= self.config.train.content_warmup:
+        if self._flow_is_due():
             terms |= self._accumulate(gradients, self.flow_terms(batch), self.config.loss.flow, "grad_flow")
         if "view1" in batch:
             terms |= self._accumulate(gradients, self.content_terms(batch), self.config.loss.content, "grad_content")
@@ -147,13 +147,19 @@ class Trainer:
         self.optimizer.step()
         return terms
 
+    def _flow_is_due(self) -> bool:
+        """Flow waits for the content warm-up, where there is content to warm up with."""
+        loss, warmup = self.config.loss, self.config.train.content_warmup
+        return loss.flow > 0 and (loss.content <= 0 or self.progress.share() >= warmup)
+
     def _accumulate(
         self, gradients: list[Tensor | None], terms: dict[str, Tensor], weight: float, name: str
     ) -> dict[str, Tensor]:
         """Add the gradient of one group, clipped on its own: else the larger group drowns the other one."""
         self.optimizer.zero_grad(set_to_none=True)
         losses.total(terms, weight).backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.train.clip_norm)
+        # the limit scales with the weight: else clipping would undo loss.flow and loss.content
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.train.clip_norm * weight)
         for i, parameter in enumerate(self.parameters):
             if parameter.grad is not None:
                 gradients[i] = parameter.grad if gradients[i] is None else gradients[i] + parameter.grad

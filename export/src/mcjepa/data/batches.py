@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +97,7 @@ def batches(sources: Sources, stage: StageConfig, seed: int, steps: range, worke
         num_workers=workers,
         multiprocessing_context="spawn" if workers else None,  # a fork would inherit the video decoder's locks
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_prepare_worker,
     )
     yield from loader
 
@@ -120,6 +121,9 @@ def _random_crop(
     return img1[y : y + h, x : x + w][:, ::step], img2[y : y + h, x : x + w][:, ::step]
 
 
-def _one_thread(_worker: int) -> None:
+def _prepare_worker(_worker: int) -> None:
+    """One thread; and deaf to what ends a run: the process that trains writes its checkpoint, then ends its workers."""
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
+    for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C and schedulers send them to the whole process group
+        signal.signal(number, signal.SIG_IGN)
