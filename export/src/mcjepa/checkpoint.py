@@ -1,11 +1,11 @@
-"""Checkpoints: a folder with the weights, the optimiser's state and a JSON sidecar that holds the whole configuration.
+"""Checkpoints: a folder of weights, the optimiser's state and a JSON sidecar with the whole configuration.
 
     runs/NAME/step-00001200/model.safetensors    weights, expander included
                             training.pt          optimiser state
                             checkpoint.json      config, step, minutes spent, sha256 of the weights
 
-A folder appears under its name only when it is complete. Loading fails loudly: a missing file, another checksum,
-an unknown setting or a missing tensor is a CheckpointError, never a fresh start in silence.
+A folder appears under its name only when it is complete. Loading fails loudly: a missing file, another
+checksum, an unknown setting or a missing tensor is a CheckpointError, never a fresh start in silence.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ class Checkpoint:
     path: Path
 
 
-def save(folder: Path, model: MCJEPA, config: Config, step: int, minutes: float, optimizer_state: dict[str, Any]) -> Path:
+def save(
+    folder: Path, model: MCJEPA, config: Config, step: int, minutes: float, optimizer_state: dict[str, Any]
+) -> Path:
     """Write `folder`/step-NNNNNNNN and return it; older checkpoints but the last one are removed."""
     final = folder / f"step-{step:08d}"
     part = folder / f".{final.name}.part"
@@ -50,7 +52,12 @@ def save(folder: Path, model: MCJEPA, config: Config, step: int, minutes: float,
     part.mkdir(parents=True)
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, part / WEIGHTS)
     torch.save(optimizer_state, part / TRAINING)
-    sidecar = {"step": step, "minutes": minutes, "weights_sha256": sha256(part / WEIGHTS), "config": to_dict(config)}
+    sidecar = {
+        "step": step,
+        "minutes": minutes,
+        "weights_sha256": sha256(part / WEIGHTS),
+        "config": to_dict(config),
+    }
     (part / SIDECAR).write_text(json.dumps(sidecar, indent=1))
     shutil.rmtree(final, ignore_errors=True)
     os.replace(part, final)
@@ -75,7 +82,7 @@ def resolve(path: Path) -> Path:
 
 
 def load(path: Path) -> Checkpoint:
-    """Rebuild the model of a checkpoint folder (or of a run's newest) from its own configuration, on the CPU."""
+    """Rebuild the model of a checkpoint folder (or a run's newest) from its own configuration, on the CPU."""
     path = resolve(path)
     try:
         sidecar = json.loads((path / SIDECAR).read_text())
@@ -90,7 +97,7 @@ def load(path: Path) -> Checkpoint:
 
 
 def load_training_state(path: Path) -> dict[str, Any]:
-    """The optimiser's state that `save` was given. Raises CheckpointError where it is missing or unreadable."""
+    """The optimiser's state that `save` was given. Raises CheckpointError where it cannot be read."""
     try:
         state: dict[str, Any] = torch.load(path / TRAINING, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, UnpicklingError) as error:

@@ -1,7 +1,8 @@
-"""The loss terms, each a pure function; the total in the order of MC-JEPA's equation 7, ours on top at the end.
+"""The loss terms, each a pure function; the total in the order of MC-JEPA's equation 7, ours at the end.
 
-L = L_flow + lambda * L_content. Images here are float RGB in 0 .. 1, flow is (B, 2, H, W) px, masks are (B, 1, H, W)
-with 1.0 where a pixel counts. Every term is a mean, so its size does not depend on batch or image size.
+L = L_flow + lambda * L_content. Images here are float RGB in 0 .. 1, flow is (B, 2, H, W) px, masks are
+(B, 1, H, W) with 1.0 where a pixel counts. Every term is a mean, so its size does not depend on batch or
+image size.
 """
 
 from __future__ import annotations
@@ -49,11 +50,11 @@ def photometric(img1: Tensor, img2: Tensor, flow12: Tensor, visible: Tensor) -> 
 
 def resize_flow(flow: Tensor, like: Tensor) -> Tensor:
     """Flow at the resolution of `like`, averaged, values in px of that grid."""
-    return F.adaptive_avg_pool2d(flow, like.shape[-2:]) * (like.shape[-1] / flow.shape[-1])
+    return F.adaptive_avg_pool2d(flow, (like.shape[-2], like.shape[-1])) * (like.shape[-1] / flow.shape[-1])
 
 
 def feature_regression(feats1: Sequence[Tensor], feats2: Sequence[Tensor], flow12: Tensor) -> Tensor:
-    """L_reg: mean over levels of || X_1 - warp(X_2) ||^2 (per channel), where the flow stays inside the frame."""
+    """L_reg: mean over levels of || X_1 - warp(X_2) ||^2 (per channel), where the flow stays in the frame."""
     terms = []
     for f1, f2 in zip(feats1, feats2, strict=True):
         flow = resize_flow(flow12, f1)
@@ -62,7 +63,7 @@ def feature_regression(feats1: Sequence[Tensor], feats2: Sequence[Tensor], flow1
 
 
 def smoothness(flow: Tensor, img: Tensor) -> Tensor:
-    """L_smooth: first-order edge-aware smoothness, exp(-10 |dI|) |df| (Wang et al., 2018; Jonschkowski et al., 2020)."""
+    """L_smooth: edge-aware smoothness, exp(-10 |dI|) |df| (Wang et al., 2018; Jonschkowski et al., 2020)."""
     terms = []
     for axis in (-1, -2):
         edge = img.diff(dim=axis).abs().mean(1, keepdim=True)
@@ -80,7 +81,7 @@ def cycle_consistency(feats1: Sequence[Tensor], flow12: Tensor, flow21: Tensor) 
 
 
 def variance(x: Tensor) -> Tensor:
-    """Hinge on the standard deviation of every dimension, max(0, 1 - std): (N, D) -> scalar (VICReg, equation 1)."""
+    """Hinge on the standard deviation of every dimension, max(0, 1 - std): (N, D) -> scalar (VICReg)."""
     return F.relu(1.0 - torch.sqrt(x.var(dim=0) + HINGE_EPS)).mean()
 
 
@@ -105,7 +106,7 @@ def variance_covariance(feats: Sequence[Tensor], config: LossConfig) -> Tensor:
 
 
 def known_motion(flow: Tensor, truth: Tensor) -> Tensor:
-    """Ours: mean of (|du| + |dv| + 0.01)^0.7 px, the robust loss of PWC-Net's fine-tuning, against a known flow."""
+    """Ours: mean of (|du| + |dv| + 0.01)^0.7 px against a known flow, a robust loss after PWC-Net's."""
     return ((flow - truth).abs().sum(1) + 0.01).pow(0.7).mean()
 
 
@@ -114,7 +115,9 @@ def known_motion_levels(levels: Sequence[Tensor], truth: Tensor) -> Tensor:
     terms = []
     for flow in levels:
         stride = truth.shape[-1] / flow.shape[-1]
-        terms.append(known_motion(flow * stride, F.adaptive_avg_pool2d(truth, flow.shape[-2:])))
+        terms.append(
+            known_motion(flow * stride, F.adaptive_avg_pool2d(truth, (flow.shape[-2], flow.shape[-1])))
+        )
     return torch.stack(terms).sum()
 
 
@@ -148,7 +151,9 @@ def video_terms(batch: VideoBatch, config: LossConfig) -> dict[str, Tensor]:
     return terms
 
 
-def known_motion_terms(flow: Tensor, levels: Sequence[Tensor], truth: Tensor, config: LossConfig) -> dict[str, Tensor]:
+def known_motion_terms(
+    flow: Tensor, levels: Sequence[Tensor], truth: Tensor, config: LossConfig
+) -> dict[str, Tensor]:
     """The weighted terms on known-motion pairs."""
     terms: dict[str, Tensor] = {}
     if config.known_motion > 0:

@@ -45,8 +45,9 @@ def inside(flow: Tensor) -> Tensor:
 def local_correlation(feats1: Tensor, feats2: Tensor, radius: int) -> Tensor:
     """Dot products of each position of frame 1 with the (2r+1)^2 positions around it in frame 2.
 
-    feats1, feats2 (B, C, H, W) -> (B, (2r+1)^2, H, W); channel (dy + r) * (2r+1) + (dx + r) holds shift (dx, dy);
-    zero outside the frame. Equation 2 of PWC-Net (Sun et al., 2018) without the 1/C, for normalised features.
+    feats1, feats2 (B, C, H, W) -> (B, (2r+1)^2, H, W); channel (dy + r) * (2r+1) + (dx + r) holds shift
+    (dx, dy); zero outside the frame. Equation 2 of PWC-Net (Sun et al., 2018) without the 1/C, for normalised
+    features.
     """
     h, w = feats1.shape[-2:]
     d = 2 * radius + 1
@@ -70,8 +71,8 @@ def upsample_flow_bilinear(flow: Tensor) -> Tensor:
 def convex_upsample(flow: Tensor, mask: Tensor, factor: int) -> Tensor:
     """Learned upsampling: each fine vector is a convex combination of the 3x3 coarse ones around it.
 
-    flow (B, 2, H, W) px, mask (B, 9 * factor^2, H, W) logits -> (B, 2, factor * H, factor * W) px of the fine grid.
-    After RAFT (Teed and Deng, 2020), section 3.3.
+    flow (B, 2, H, W) px, mask (B, 9 * factor^2, H, W) logits -> (B, 2, factor * H, factor * W) px of the fine
+    grid. After RAFT (Teed and Deng, 2020), section 3.3.
     """
     b, _, h, w = flow.shape
     padded = F.pad(factor * flow, [1] * 4, mode="replicate")
@@ -84,8 +85,8 @@ def convex_upsample(flow: Tensor, mask: Tensor, factor: int) -> Tensor:
 def occlusion_mask(flow12: Tensor, flow21: Tensor) -> Tensor:
     """1.0 where a point of frame 1 is visible in frame 2, else 0.0: forward-backward consistency.
 
-    flow12, flow21 (B, 2, H, W) px -> (B, 1, H, W). Visible: |f + b|^2 < 0.01 (|f|^2 + |b|^2) + 0.5 px^2, after
-    Sundaram, Brox and Keutzer (2010), and the flow ends inside the frame.
+    flow12, flow21 (B, 2, H, W) px -> (B, 1, H, W). Visible: |f + b|^2 < 0.01 (|f|^2 + |b|^2) + 0.5 px^2,
+    after Sundaram, Brox and Keutzer (2010), and the flow ends inside the frame.
     """
     back = warp(flow21, flow12)
     gap = (flow12 + back).square().sum(1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Joint training: every step one batch of frame pairs and one of still images, both through the one encoder."""
+"""Joint training: every step one batch of frame pairs and one of still images, through the same encoder."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def train(config: Config, run: Path, init: Path | None = None, device: str | Non
     """Train to the end of the schedule in folder `run`, resuming from its newest checkpoint if there is one.
 
     init: a checkpoint whose weights (not the optimiser) a fresh run starts from. Returns the last checkpoint.
-    SIGTERM and Ctrl-C write a checkpoint and end the run; the same command continues it. Raises ValueError where the
-    run's checkpoint has another configuration, TrainingDiverged on a loss that is not finite.
+    SIGTERM and Ctrl-C write a checkpoint and end the run; the same command continues it. Raises ValueError
+    where the run's checkpoint has another configuration, TrainingDiverged on a loss that is not finite.
     """
     torch.manual_seed(config.train.seed)
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -67,7 +67,9 @@ class Trainer:
         model = MCJEPA(config.model).to(device)
         self.model: MCJEPA = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.parameters = list(self.model.parameters())
-        self.optimizer = torch.optim.AdamW(_parameter_groups(self.model, config.train.weight_decay), lr=config.train.lr)
+        self.optimizer = torch.optim.AdamW(
+            _parameter_groups(self.model, config.train.weight_decay), lr=config.train.lr
+        )
         self.progress = Progress(config)
         self.stop = False
 
@@ -118,7 +120,9 @@ class Trainer:
         train = self.config.train
         last = ENDLESS if train.minutes > 0 else round(stage.until * train.steps)
         saved = time.monotonic()
-        for batch in batches(sources, stage, train.seed, range(self.progress.step, last), self.config.data.workers):
+        for batch in batches(
+            sources, stage, train.seed, range(self.progress.step, last), self.config.data.workers
+        ):
             terms = self.train_step(batch)
             self.progress.step += 1
             self._report(terms, stage, metrics, bar)
@@ -139,7 +143,9 @@ class Trainer:
         if self._flow_is_due():
             terms |= self._accumulate(gradients, self.flow_terms(batch), self.config.loss.flow, "grad_flow")
         if "view1" in batch:
-            terms |= self._accumulate(gradients, self.content_terms(batch), self.config.loss.content, "grad_content")
+            terms |= self._accumulate(
+                gradients, self.content_terms(batch), self.config.loss.content, "grad_content"
+            )
         if not all(torch.isfinite(v) for v in terms.values()):
             raise TrainingDiverged(f"step {self.progress.step}: " + _format(terms))
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
@@ -166,7 +172,7 @@ class Trainer:
         return {k: v.detach() for k, v in terms.items()} | {name: norm}
 
     def flow_terms(self, batch: Batch) -> dict[str, Tensor]:
-        """The weighted terms of L_flow: known-motion pairs forward, video pairs in both directions, in one pass."""
+        """The weighted terms of L_flow, in one pass: known-motion pairs forward, video pairs both ways."""
         known, video = _count(batch, "known1"), _count(batch, "video1")
         frames = [batch[k] for k in ("known1", "known2", "video1", "video2") if k in batch]
         with self._autocast():
@@ -176,7 +182,9 @@ class Trainer:
             out = self.model.flow(feats1, feats2)
         terms: dict[str, Tensor] = {}
         if video:
-            terms |= losses.video_terms(_video_batch(batch, feats1, feats2, out.flow, known, video), self.config.loss)
+            terms |= losses.video_terms(
+                _video_batch(batch, feats1, feats2, out.flow, known, video), self.config.loss
+            )
         if known:
             levels = [f[:known] for f in out.levels]
             terms |= losses.known_motion_terms(out.flow[:known], levels, batch["truth"], self.config.loss)
@@ -200,7 +208,11 @@ class Trainer:
         if self.progress.step % self.config.train.log_every:
             return
         values = {k: round(float(v), 5) for k, v in terms.items()}
-        row = {"step": self.progress.step, "minutes": round(self.progress.spent(), 3), "max_motion": stage.max_motion}
+        row = {
+            "step": self.progress.step,
+            "minutes": round(self.progress.spent(), 3),
+            "max_motion": stage.max_motion,
+        }
         row["lr"] = self.optimizer.param_groups[0]["lr"]
         metrics.write(json.dumps(row | values) + "\n")
         metrics.flush()
@@ -208,7 +220,12 @@ class Trainer:
 
     def _save(self) -> Path:
         return checkpoint.save(
-            self.run, self.model, self.config, self.progress.step, self.progress.spent(), self.optimizer.state_dict()
+            self.run,
+            self.model,
+            self.config,
+            self.progress.step,
+            self.progress.spent(),
+            self.optimizer.state_dict(),
         )
 
 

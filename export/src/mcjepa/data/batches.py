@@ -1,4 +1,4 @@
-"""Training batches: a pure function of (seed, step, stage), so that a resumed run sees what the unbroken one would."""
+"""Training batches: a pure function of (seed, step, stage), so that a resumed run sees the same."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Sources:
 
 
 def open_sources(config: Config) -> Sources:
-    """Open what the configuration names. Raises ValueError naming the setting where a needed set is not given."""
+    """Open what the configuration names. Raises ValueError naming the setting of a needed set not given."""
     loss, data = config.loss, config.data
     flow, content = loss.flow > 0, loss.content > 0
     photos = flow and any(s.batch for s in config.train.stages)
@@ -51,7 +51,8 @@ def open_sources(config: Config) -> Sources:
 class StepBatches(Dataset[Batch]):
     """Item `step` is the whole batch of that step: flow pairs and two views of images, uint8, channels first.
 
-    known1, known2 (K, 3, h, w), truth (K, 2, h, w) px; video1, video2 (V, 3, h, w); view1, view2 (N, 3, s, s).
+    known1, known2 (K, 3, h, w), truth (K, 2, h, w) px; video1, video2 (V, 3, h, w);
+    view1, view2 (N, 3, s, s).
     """
 
     def __init__(self, sources: Sources, stage: StageConfig, seed: int) -> None:
@@ -83,7 +84,9 @@ class StepBatches(Dataset[Batch]):
         return {"video1": stack([p[0] for p in pairs]), "video2": stack([p[1] for p in pairs])}
 
     def _views(self, images: ImageSet, rng: np.random.Generator) -> Batch:
-        picks = rng.choice(len(images), size=self.stage.image_batch, replace=len(images) < self.stage.image_batch)
+        picks = rng.choice(
+            len(images), size=self.stage.image_batch, replace=len(images) < self.stage.image_batch
+        )
         views = [two_views(images[int(i)], rng, self.stage.image_crop) for i in picks]
         return {"view1": stack([v[0] for v in views]), "view2": stack([v[1] for v in views])}
 
@@ -95,7 +98,9 @@ def batches(sources: Sources, stage: StageConfig, seed: int, steps: range, worke
         batch_size=None,
         sampler=steps,  # type: ignore[arg-type]
         num_workers=workers,
-        multiprocessing_context="spawn" if workers else None,  # a fork would inherit the video decoder's locks
+        multiprocessing_context="spawn"
+        if workers
+        else None,  # a fork would inherit the video decoder's locks
         prefetch_factor=4 if workers else None,
         worker_init_fn=_prepare_worker,
     )
@@ -110,7 +115,7 @@ def stack(arrays: list[np.ndarray]) -> Tensor:
 def _random_crop(
     img1: np.ndarray, img2: np.ndarray, crop: tuple[int, int], rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The same random crop (h, w) of two frames, enlarged before where they are smaller; mirrored half of the time."""
+    """The same crop (h, w) of two frames, enlarged where they are smaller; half of the time mirrored."""
     h, w = crop
     scale = max(h / img1.shape[0], w / img1.shape[1], 1.0)
     if scale > 1.0:
@@ -122,8 +127,11 @@ def _random_crop(
 
 
 def _prepare_worker(_worker: int) -> None:
-    """One thread; and deaf to what ends a run: the process that trains writes its checkpoint, then ends its workers."""
+    """One thread; and deaf to what ends a run: the training process saves, then ends its workers itself."""
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
-    for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C and schedulers send them to the whole process group
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # Ctrl-C and schedulers send them to the whole process group
         signal.signal(number, signal.SIG_IGN)

@@ -1,7 +1,8 @@
-"""Known-motion pairs: photos composed into moving layers, whose optical flow is known exactly, without labels.
+"""Known-motion pairs: photos composed into moving layers, whose flow is known exactly, without labels.
 
-Frame 2 is drawn from the photos directly; frame 1 samples every layer where its flow points, so the flow of a layer
-may be any smooth field and is exact without inverting it. Layers occlude each other in the same order in both frames.
+Frame 2 is drawn from the photos directly; frame 1 samples every layer where its flow points, so the flow of a
+layer may be any smooth field and is exact without inverting it. Layers occlude each other in the same order
+in both frames.
 """
 
 from __future__ import annotations
@@ -11,17 +12,16 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from mcjepa.data.augment import photometric
 
-Image = NDArray[np.uint8]  # (H, W, 3) RGB
-Array = NDArray[np.float32]
+Image = np.ndarray  # uint8 (H, W, 3) RGB
+Array = np.ndarray  # float32
 
 
 @dataclass(frozen=True)
 class KnownMotionPair:
-    """img1, img2: uint8 (H, W, 3) RGB; flow: float32 (H, W, 2) px, (dx, dy), of every pixel of img1, occluded ones too."""
+    """img1, img2: uint8 (H, W, 3) RGB; flow: float32 (H, W, 2) px, (dx, dy), of occluded pixels too."""
 
     img1: Image
     img2: Image
@@ -33,7 +33,8 @@ def compose_pair(
 ) -> KnownMotionPair:
     """One pair of `size` (H, W); `photo()` gives a random photo; displacements reach about `max_motion` px.
 
-    Each pair has a reach of its own, max_motion * u^1.5 with u uniform, so that still scenes are as common as fast ones.
+    Each pair has a reach of its own, max_motion * u^1.5 with u uniform, so that still scenes are as common as
+    fast ones.
     """
     max_motion *= rng.random() ** 1.5
     img1, img2, flow = _background(photo(), size, max_motion, rng)
@@ -45,7 +46,9 @@ def compose_pair(
     return KnownMotionPair(img1, img2, flow)
 
 
-def _background(photo: Image, size: tuple[int, int], max_motion: float, rng: np.random.Generator) -> tuple[Array, Array, Array]:
+def _background(
+    photo: Image, size: tuple[int, int], max_motion: float, rng: np.random.Generator
+) -> tuple[Array, Array, Array]:
     h, w = size
     flow = random_motion(size, (w / 2, h / 2), float(np.hypot(h, w)) / 2, max_motion, rng)
     placement = _placement(photo, (w / 2, h / 2), (w, h), 1.0 + rng.uniform(0.0, 0.5), rng)
@@ -69,17 +72,21 @@ def _layer(
     mask, corner = _blob(radius, rng), np.array(centre, np.float32) - np.float32(1.5 * radius)
     x1, y1 = _sampling_map(flow)
     alpha1 = cv2.remap(mask, x1 - corner[0], y1 - corner[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
-    alpha2 = cv2.warpAffine(mask, np.float32([[1, 0, corner[0]], [0, 1, corner[1]]]), (w, h))
+    alpha2 = cv2.warpAffine(mask, np.array([[1, 0, corner[0]], [0, 1, corner[1]]], np.float32), (w, h))
     return np.dstack([drawn1, alpha1]), np.dstack([drawn2, alpha2]), flow
 
 
 def random_motion(
-    size: tuple[int, int], centre: tuple[float, float], radius: float, max_motion: float, rng: np.random.Generator
+    size: tuple[int, int],
+    centre: tuple[float, float],
+    radius: float,
+    max_motion: float,
+    rng: np.random.Generator,
 ) -> Array:
-    """A smooth flow field (H, W, 2) px: translation, rotation, zoom, tilt and, half of the time, a deformation.
+    """A smooth flow field (H, W, 2) px: translation, rotation, zoom, often tilt and deformation.
 
-    Magnitudes are max_motion * u^2 with u uniform, so that small motions dominate. `radius` px is the size of what
-    moves about `centre` (x, y): rotation and zoom are scaled to move its rim by a like amount.
+    Magnitudes are max_motion * u^2 with u uniform, so that small motions dominate. `radius` px is the size of
+    what moves about `centre` (x, y): rotation and zoom are scaled to move its rim by a like amount.
     """
     h, w = size
     direction = rng.uniform(0, 2 * np.pi)
@@ -101,7 +108,7 @@ def random_motion(
 
 
 def _tilt(flow: Array, xs: Array, ys: Array, rim: float, radius: float, rng: np.random.Generator) -> Array:
-    """Perspective: displacement that grows along one direction, as on the ground plane before a moving camera."""
+    """Perspective: displacement that grows along one direction, as on the ground before a moving camera."""
     direction = rng.uniform(0, 2 * np.pi)
     along = (xs * np.float32(np.cos(direction)) + ys * np.float32(np.sin(direction))) / np.float32(radius)
     gain = np.clip(along, 0, 3)[..., None] * np.float32(np.clip(rim / radius, -0.4, 0.4))
@@ -117,9 +124,13 @@ def _deformation(size: tuple[int, int], amplitude: float, rng: np.random.Generat
 
 
 def _placement(
-    photo: Image, centre: tuple[float, float], size: tuple[float, float], zoom: float, rng: np.random.Generator
+    photo: Image,
+    centre: tuple[float, float],
+    size: tuple[float, float],
+    zoom: float,
+    rng: np.random.Generator,
 ) -> Array:
-    """Affine (2, 3) from frame pixels to photo pixels: a random part of the photo, turned a little, about `centre`.
+    """Affine (2, 3) from frame to photo pixels: a random part of the photo, turned a little, about `centre`.
 
     With zoom 1 the photo just covers a frame of `size` (W, H).
     """
@@ -162,7 +173,9 @@ def _blob(radius: float, rng: np.random.Generator) -> Array:
     corners = rng.integers(3, 12)
     angles = np.sort(rng.uniform(0, 2 * np.pi, corners))
     radii = radius * rng.uniform(0.3, 1.0, corners)
-    points = np.stack([np.cos(angles), np.sin(angles)], 1) * radii[:, None] * rng.uniform(0.3, 1.0, 2) + side / 2
+    points = (
+        np.stack([np.cos(angles), np.sin(angles)], 1) * radii[:, None] * rng.uniform(0.3, 1.0, 2) + side / 2
+    )
     cv2.fillPoly(mask, [points.round().astype(np.int32)], 255, cv2.LINE_AA)
     if rng.random() < 0.6:  # a blob: blurred, then cut at half its height
         smooth = cv2.GaussianBlur(mask, (0, 0), max(0.15 * radius, 1.0))

@@ -1,4 +1,4 @@
-"""ConvNeXt pyramid with six levels, strides 2 to 64 (Liu et al., 2022; the split stem of MC-JEPA, Bardes et al., 2023)."""
+"""ConvNeXt (Liu et al., 2022) as a pyramid of strides 2 to 64: the stem is split (Bardes et al., 2023)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ConvNeXtBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """(B, 3, H, W) normalised RGB -> six feature maps (B, widths[l], H / 2**(l+1), W / 2**(l+1)), finest first.
+    """(B, 3, H, W) normalised RGB -> six maps (B, widths[l], H / 2**(l+1), W / 2**(l+1)), finest first.
 
     H and W are multiples of 64. Every level ends in a LayerNorm, so that its features have a fixed scale.
     """
@@ -42,7 +42,9 @@ class Encoder(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         if len(config.widths) != 6 or len(config.depths) != 6:
-            raise ValueError(f"encoder.widths and encoder.depths need 6 values, got {config.widths}, {config.depths}")
+            raise ValueError(
+                f"encoder.widths and encoder.depths need 6 values, got {config.widths}, {config.depths}"
+            )
         self.down = nn.ModuleList()
         self.stages = nn.ModuleList()
         self.norms = nn.ModuleList()
@@ -51,7 +53,9 @@ class Encoder(nn.Module):
             # the stem is split in two overlapping convolutions, so that strides 2 and 4 exist
             kernel = (4, 3, 2, 2, 2, 2)[level]
             self.down.append(nn.Conv2d(previous, width, kernel, stride=2, padding=(kernel - 1) // 2))
-            self.stages.append(nn.Sequential(*(ConvNeXtBlock(width, config.layer_scale) for _ in range(depth))))
+            self.stages.append(
+                nn.Sequential(*(ConvNeXtBlock(width, config.layer_scale) for _ in range(depth)))
+            )
             self.norms.append(LayerNorm2d(width))
             previous = width
 

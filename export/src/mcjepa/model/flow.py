@@ -1,8 +1,9 @@
 """Flow head: coarse-to-fine matching and refinement over the pyramid.
 
-After PWC-Net (Sun et al., 2018): warp, local correlation, estimator, residual flow. Two things differ: the features
-that are matched are projected and l2-normalised, and the soft-argmax of the correlation moves the flow before the
-estimator sees it, so that the estimator only corrects and fills in. One estimator serves strides 64 to 8.
+After PWC-Net (Sun et al., 2018): warp, local correlation, estimator, residual flow. Two things differ: the
+features that are matched are projected and l2-normalised, and the soft-argmax of the correlation moves the
+flow before the estimator sees it, so that the estimator only corrects and fills in. One estimator serves
+strides 64 to 8.
 """
 
 from __future__ import annotations
@@ -23,25 +24,27 @@ FINEST_STRIDE = 4
 
 @dataclass
 class FlowOutput:
-    """flow (B, 2, H, W) px; levels: the flows of strides 64..4, each (B, 2, H/s, W/s) in px of its own grid."""
+    """flow (B, 2, H, W) px; levels: the flows of strides 64 .. 4, (B, 2, H/s, W/s), px of their own grids."""
 
     flow: Tensor
     levels: list[Tensor]
 
 
 class Estimator(nn.Module):
-    """3x3 convolutions with a norm after each (without it joint training diverges) -> hidden state and residual."""
+    """3x3 convolutions, each with a norm (without, joint training diverges) -> hidden state and residual."""
 
-    def __init__(self, in_dim: int, widths: tuple[int, ...], hidden_dim: int, dilations: tuple[int, ...]) -> None:
+    def __init__(
+        self, in_dim: int, widths: tuple[int, ...], hidden_dim: int, dilations: tuple[int, ...]
+    ) -> None:
         super().__init__()
         dims = (in_dim, *widths, hidden_dim)
         layers: list[nn.Module] = []
-        for i, (a, b, d) in enumerate(zip(dims[:-1], dims[1:], dilations, strict=True)):
+        for a, b, d in zip(dims[:-1], dims[1:], dilations, strict=True):
             layers += [nn.Conv2d(a, b, 3, padding=d, dilation=d), LayerNorm2d(b), nn.LeakyReLU(0.1)]
         self.body = nn.Sequential(*layers)
         self.head = nn.Conv2d(hidden_dim, 2, 3, padding=1)
         nn.init.zeros_(self.head.weight)  # training starts from pure matching
-        nn.init.zeros_(self.head.bias)
+        nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         hidden = self.body(x)
@@ -58,11 +61,13 @@ class LevelMatcher(nn.Module):
         self.log_temperature = nn.Parameter(torch.tensor(math.log(config.temperature)))
 
     def forward(self, feats1: Tensor, feats2: Tensor, flow: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """-> corr (B, (2r+1)^2, H, W), displacement (B, 2, H, W) px, peak probability (B, 1, H, W), context."""
+        """-> corr (B, (2r+1)^2, H, W), displacement (B, 2, H, W) px, its peak (B, 1, H, W), context."""
         context = self.project(feats1).float()
         target = F.normalize(self.project(feats2).float(), dim=1)
-        # detached: gradients reach the coarser flow by the sum alone, else they explode through the chain of warps
-        corr = ops.local_correlation(F.normalize(context, dim=1), ops.warp(target, flow.detach()), self.radius)
+        # detached: gradients reach the coarser flow by the sum alone, else they explode along the warps
+        corr = ops.local_correlation(
+            F.normalize(context, dim=1), ops.warp(target, flow.detach()), self.radius
+        )
         match = (corr * self.log_temperature.exp()).softmax(dim=1)
         shifts = ops.shift_vectors(self.radius, match)  # ((2r+1)^2, 2)
         displacement = torch.einsum("bkhw,kc->bchw", match, shifts)
@@ -88,7 +93,7 @@ class FlowHead(nn.Module):
         self.mask = nn.Conv2d(config.hidden_dim, 9 * FINEST_STRIDE**2, 1)
 
     def forward(self, feats1: list[Tensor], feats2: list[Tensor]) -> FlowOutput:
-        """feats1, feats2: encoder pyramids, finest first. The flow is clipped to config.max_flow at every level."""
+        """feats1, feats2: encoder pyramids, finest first. Every level clips the flow to config.max_flow."""
         b, _, h, w = feats1[-1].shape
         flow = feats1[-1].new_zeros(b, 2, h, w, dtype=torch.float32)
         hidden = feats1[-1].new_zeros(b, self.config.hidden_dim, h, w, dtype=torch.float32)

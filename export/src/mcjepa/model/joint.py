@@ -1,4 +1,4 @@
-"""MCJEPA: one encoder, trained jointly for motion and content (Bardes, Ponce and LeCun, 2023, arXiv 2307.12698)."""
+"""MCJEPA: one encoder trained for motion and content (Bardes, Ponce and LeCun, 2023, arXiv 2307.12698)."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ STD = (0.229, 0.224, 0.225)
 
 class MCJEPA(nn.Module):
     """Encoder, flow head, content head. Inputs are uint8 or float RGB, values 0 .. 255, (B, 3, H, W)."""
+
+    mean: Tensor  # (1, 3, 1, 1), of values 0 .. 255
+    std: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
