@@ -1,0 +1,40 @@
+"""The weights do their work: the flow explains the motion of real frames, embeddings tell scenes apart."""
+
+import numpy as np
+import pytest
+
+
+def difference(result, img1, img2):
+    """Mean absolute difference of the frames, as they are and after warping, where the flow stays inside."""
+    inside = result.warp(np.full(img2.shape[:2], 255, np.uint8)) == 255
+    before, after = (
+        np.abs(img1.astype(np.int16) - other)[inside].mean() for other in (img2, result.warp(img2))
+    )
+    return before, after
+
+
+def test_the_flow_explains_most_of_the_change(client, frames):
+    img1, img2, _ = frames.images
+    before, after = difference(client.flow(img1, img2), img1, img2)
+    assert after < 0.6 * before
+
+
+@pytest.mark.parametrize(("dx", "dy"), [(6, 0), (0, -4), (-9, 5)])
+def test_the_flow_of_a_shifted_frame_is_the_shift(client, frames, dx, dy):
+    """Cut from one frame, so that the point at (x, y) is at (x + dx, y + dy) in the second cut."""
+    image = frames.images[0]
+    first = image[16:-16, 16:-16]
+    second = image[16 - dy : image.shape[0] - 16 - dy, 16 - dx : image.shape[1] - 16 - dx]
+    flow = client.flow(np.ascontiguousarray(first), np.ascontiguousarray(second)).flow
+    assert np.median(np.linalg.norm(flow - (dx, dy), axis=2)) < 1
+
+
+def test_nothing_moves_between_equal_frames(client, frames):
+    flow = client.flow(frames.images[0], frames.images[0]).flow
+    assert np.linalg.norm(flow, axis=2).mean() < 0.5
+
+
+def test_a_frame_resembles_the_next_more_than_noise(client, frames):
+    noise = np.random.default_rng(0).integers(0, 256, frames.images[0].shape, np.uint8)
+    cosines = client.embed([*frames.images[:2], noise]).similarity()
+    assert cosines[0, 1] > cosines[0, 2] + 0.05
