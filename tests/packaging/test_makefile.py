@@ -1,5 +1,6 @@
 """The commands of the Makefile: listed, and installing no more than they need."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -21,9 +22,20 @@ def make(root, tmp_path):
         (tmp_path / path / "pyproject.toml").touch()
     (tmp_path / "requirements-dev.txt").touch()
 
+    # Not those of the make that may be running these tests.
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))
+    }
+
     def run(*arguments):
         done = subprocess.run(
-            ["make", *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=True
+            ["make", *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
         )
         return done.stdout
 
