@@ -1,4 +1,4 @@
-"""What the tests of the training package share: textured pictures, small data sets, a small model's configuration."""
+"""What the tests of the training package share: textures, small data sets, a small configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings: presets and overrides are read as written, and everything that does not fit is an error naming it."""
+"""Settings: presets and overrides are read as written; what does not fit is an error naming it."""
 
 from __future__ import annotations
 

@@ -1,0 +1,117 @@
+"""Batches: the same for the same seed and step, whoever makes them; a missing data set is named."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mcjepa.config import Config
+from mcjepa.data.batches import Batch, batches, open_sources
+
+
+def make(config: Config, steps: range) -> list[Batch]:
+    return list(batches(open_sources(config), config.train.stages[0], config, steps))
+
+
+def equal(a: Batch, b: Batch) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def with_data(config: Config, **changes: object) -> Config:
+    return replace(config, data=replace(config.data, **changes))
+
+
+def with_loss(config: Config, **changes: float) -> Config:
+    return replace(config, loss=replace(config.loss, **changes))
+
+
+def test_shapes_and_types(small_config):
+    stage = replace(small_config.train.stages[0], crop=(64, 128), image_crop=64)
+    config = replace(small_config, train=replace(small_config.train, stages=(stage,)))
+    (batch,) = make(config, range(3, 4))
+    shapes = {k: (tuple(v.shape), v.dtype) for k, v in batch.items()}
+    frame, byte = (64, 128), torch.uint8
+    assert shapes == {
+        "known1": ((2, 3, *frame), byte),
+        "known2": ((2, 3, *frame), byte),
+        "truth": ((2, 2, *frame), torch.float32),
+        "video1": ((1, 3, *frame), byte),
+        "video2": ((1, 3, *frame), byte),
+        "view1": ((6, 3, 64, 64), byte),
+        "view2": ((6, 3, 64, 64), byte),
+    }
+
+
+def test_a_batch_is_a_function_of_seed_and_step(small_config):
+    whole, part = make(small_config, range(4)), make(small_config, range(2, 4))
+    assert equal(whole[2], part[0])
+    assert equal(whole[3], part[1])
+    assert not equal(whole[2], whole[3])
+    other = replace(small_config, train=replace(small_config.train, seed=1))
+    assert not equal(make(other, range(2, 3))[0], part[0])
+
+
+def test_a_worker_makes_the_same_batches(small_config):
+    steps = range(1, 4)
+    here, there = make(small_config, steps), make(with_data(small_config, workers=1), steps)
+    assert all(equal(a, b) for a, b in zip(here, there, strict=True))
+
+
+def test_images_are_rgb(small_config, tmp_path):
+    red = np.zeros((80, 80, 3), np.uint8)
+    red[..., 2] = 255  # OpenCV writes BGR
+    cv2.imwrite(str(tmp_path / "red.png"), red)
+    config = with_data(small_config, photos=(str(tmp_path),))
+    (batch,) = make(config, range(1))
+    means = batch["known2"].float().mean(dim=(0, 2, 3))
+    assert means[0] > 2 * max(means[1], means[2])
+
+
+def test_video_pairs_are_one_frame_apart_and_cropped_alike(small_config):
+    """The clip moves 4 px a frame: the second frame is the first, shifted by 4 px to either side."""
+    shifts = set()
+    for batch in make(small_config, range(12)):
+        first, second = batch["video1"][0].float(), batch["video2"][0].float()
+        gaps = {
+            shift: (first[:, :, 8 + shift : 56 + shift] - second[:, :, 8:56]).abs().max().item()
+            for shift in range(-8, 9)
+        }
+        assert min(gaps.values()) == 0
+        shifts.add(min(gaps, key=gaps.__getitem__))
+    assert shifts == {4, -4}
+
+
+def test_frames_smaller_than_the_crop_are_enlarged(small_config):
+    stage = replace(small_config.train.stages[0], crop=(192, 256))
+    config = replace(small_config, train=replace(small_config.train, stages=(stage,)))
+    assert make(config, range(1))[0]["video1"].shape == (1, 3, 192, 256)
+
+
+def test_more_images_a_step_than_there_are(small_config):
+    stage = replace(small_config.train.stages[0], image_batch=20)
+    config = replace(small_config, train=replace(small_config.train, stages=(stage,)))
+    assert make(config, range(1))[0]["view1"].shape[0] == 20
+
+
+@pytest.mark.parametrize("name", ["photos", "videos", "images"])
+def test_a_data_set_that_is_needed_and_not_given_is_an_error_that_names_it(small_config, name):
+    with pytest.raises(ValueError, match=rf"data\.{name} is empty"):
+        open_sources(with_data(small_config, **{name: ()}))
+
+
+def test_data_that_no_loss_needs_is_neither_asked_for_nor_loaded(small_config):
+    content_only = with_data(with_loss(small_config, flow=0.0), photos=(), videos=())
+    assert set(make(content_only, range(1))[0]) == {"view1", "view2"}
+    flow_only = with_data(with_loss(small_config, content=0.0), images=())
+    assert set(make(flow_only, range(1))[0]) == {"known1", "known2", "truth", "video1", "video2"}
+    stage = replace(small_config.train.stages[0], video_batch=0)
+    known_only = replace(flow_only, train=replace(flow_only.train, stages=(stage,)))
+    assert set(make(with_data(known_only, videos=()), range(1))[0]) == {"known1", "known2", "truth"}
+
+
+def test_an_empty_folder_is_an_error(small_config, tmp_path):
+    with pytest.raises(ValueError, match="no images in"):
+        open_sources(with_data(small_config, photos=(str(tmp_path),)))

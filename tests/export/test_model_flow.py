@@ -1,0 +1,105 @@
+"""The flow head: it matches before it has learned anything, in the right direction, within its limits."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from mcjepa.config import EncoderConfig, FlowConfig
+from mcjepa.model.flow import FlowHead, LevelMatcher
+from torch import Tensor
+
+WIDTHS = (16,) * 6
+SIZE = (256, 384)
+STRIDES = (32, 16, 8, 4)
+
+
+def waves(stride: int, shift: tuple[float, float]) -> Tensor:
+    """Features (1, 16, H / s, W / s) of a scene of waves, 5 to 20 grid steps long, moved by `shift` px."""
+    g = torch.Generator().manual_seed(stride)
+    length = stride * (5 + 15 * torch.rand(16, generator=g))
+    angle, phase = 2 * math.pi * torch.rand(2, 16, generator=g)
+    xs = (torch.arange(SIZE[1] // stride) + 0.5) * stride - shift[0]
+    ys = (torch.arange(SIZE[0] // stride) + 0.5) * stride - shift[1]
+    along = angle.cos()[:, None, None] * xs + angle.sin()[:, None, None] * ys[:, None]
+    return torch.sin(2 * math.pi / length[:, None, None] * along + phase[:, None, None])[None]
+
+
+def pyramid(shift: tuple[float, float]) -> list[Tensor]:
+    return [waves(2 ** (level + 1), shift) for level in range(6)]
+
+
+@pytest.fixture
+def config() -> FlowConfig:
+    return FlowConfig(match_dim=16, hidden_dim=8, widths=(16,), fine_widths=(8, 8, 8))
+
+
+@pytest.fixture
+def head(config: FlowConfig) -> FlowHead:
+    torch.manual_seed(0)
+    return FlowHead(EncoderConfig(widths=WIDTHS), config).eval()
+
+
+@pytest.mark.parametrize("shift", [(0, 0), (8, -4), (-3, 5), (-37, 21), (44, 30)])
+def test_a_fresh_head_finds_a_known_shift_by_matching_alone(head, shift):
+    with torch.no_grad():
+        out = head(pyramid((0, 0)), pyramid(shift))
+    middle = out.flow[0, :, 64:-64, 64:-64].flatten(1)
+    assert middle.median(1).values.tolist() == pytest.approx(shift, abs=0.5)
+    assert (middle - torch.tensor(shift)[:, None]).norm(dim=0).quantile(0.9) < 4.0
+
+
+def test_levels_go_from_coarse_to_fine_in_pixels_of_their_own_grids(head):
+    with torch.no_grad():
+        levels = head(pyramid((0, 0)), pyramid((16, -8))).levels
+    assert [tuple(f.shape) for f in levels] == [(1, 2, SIZE[0] // s, SIZE[1] // s) for s in STRIDES]
+    for flow, stride in zip(levels[1:], STRIDES[1:], strict=True):
+        cut = 64 // stride
+        middle = flow[0, :, cut:-cut, cut:-cut].flatten(1).median(1).values * stride
+        assert middle.tolist() == pytest.approx([16, -8], abs=1.5)
+
+
+def test_flow_is_clipped_at_every_level(head):
+    head.config = replace(head.config, max_flow=10.0)
+    torch.nn.init.constant_(head.coarse.head.bias, 100.0)
+    torch.nn.init.constant_(head.fine.head.bias, 100.0)
+    with torch.no_grad():
+        out = head(pyramid((0, 0)), pyramid((60, 0)))
+    assert out.flow.abs().max() <= 10.0 + 1e-4
+    for flow, stride in zip(out.levels, STRIDES, strict=True):
+        assert flow.abs().max() * stride == pytest.approx(10.0)
+
+
+@pytest.mark.parametrize("value", [0.0, 1e4])
+def test_flow_of_featureless_frames_is_finite(head, value):
+    blank = [torch.full_like(f, value) for f in pyramid((0, 0))]
+    out = head(blank, blank)
+    out.flow.sum().backward()
+    assert torch.isfinite(out.flow).all()
+    assert all(torch.isfinite(p.grad).all() for p in head.parameters() if p.grad is not None)
+
+
+def test_every_parameter_of_the_head_learns(head):
+    for head_conv in (head.coarse.head, head.fine.head):  # at zero they hide what lies before them
+        torch.nn.init.normal_(head_conv.weight, std=0.1)
+    head(pyramid((0, 0)), pyramid((3, 2))).flow.square().mean().backward()
+    silent = [n for n, p in head.named_parameters() if p.grad is None or not p.grad.any()]
+    assert silent == []
+
+
+def test_a_matcher_tells_the_shift_left_over_after_the_flow(config):
+    """Frame 2 is 3 px away, the flow knows of 1: the displacement is the other 2."""
+    torch.manual_seed(0)
+    matcher = LevelMatcher(16, replace(config, temperature=1000.0), radius=4)
+    f1, f2 = waves(2, (0, 0)), waves(2, (6, -2))  # at stride 2: (3, -1) px of the grid
+    flow = torch.tensor([1.0, 0.0]).reshape(1, 2, 1, 1).expand(1, 2, *f1.shape[-2:])
+    corr, displacement, peak, context = matcher(f1, f2, flow)
+    middle = displacement[0, :, 8:-8, 8:-8].flatten(1)
+    assert middle.median(1).values.tolist() == pytest.approx([2.0, -1.0], abs=0.1)
+    assert corr.abs().max() <= 1.0 + 1e-5
+    assert corr.shape[1] == 81
+    assert (peak >= 0).all()
+    assert (peak <= 1).all()
+    assert context.shape[1] == config.match_dim
