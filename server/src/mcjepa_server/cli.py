@@ -58,6 +58,7 @@ def _serve(settings: Settings) -> int:
         port=settings.port,
         timeout_graceful_shutdown=int(settings.request_timeout_s) + 1,
         server_header=False,
+        access_log=False,  # ours has the request id
     )
     server = Server(config)
     for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them again after an orderly end

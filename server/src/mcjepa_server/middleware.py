@@ -15,6 +15,7 @@ from mcjepa_server.metrics import Metrics
 from mcjepa_server.problems import problem_response
 
 logger = logging.getLogger(__name__)
+access = logging.getLogger("mcjepa_server.access")
 
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 #: W3C Trace Context, version 00 and the future ones that start like it.
@@ -62,6 +63,9 @@ class RequestContext:
         code = scope["state"].get("error_code")
         if code is not None:
             self.metrics.failures.labels(code).inc()
+        text = "%s %r %d %s in %.1f ms, request %s"  # %r: a path may hold line breaks
+        values = (scope["method"], scope["path"], status, code or "ok", seconds * 1000)
+        access.info(text, *values, scope["state"]["request_id"])
 
 
 def _identity(headers: Headers) -> dict[str, str]:
