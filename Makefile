@@ -1,10 +1,11 @@
 # Commands for using and developing mcjepa; `make` lists them. Each sets up .venv first, where that is not done.
 
 PYTHON ?= python3
-HOST ?= 127.0.0.1
-PORT ?= 8000
+# Where to serve; left empty, MCJEPA_HOST and MCJEPA_PORT or the server's defaults hold.
+HOST :=
+PORT :=
 # Further arguments of the command behind test, bench, train and export.
-ARGS ?=
+ARGS :=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -23,8 +24,8 @@ help: ## list these commands
 demo: $(VENV)/.ready-to-run ## compute flow and embeddings of a real video, into out/demo/
 	$(BIN)/python examples/demo.py
 
-serve: $(VENV)/.ready-to-run ## start the server (HOST=127.0.0.1 PORT=8000)
-	$(BIN)/mcjepa-server --host $(HOST) --port $(PORT)
+serve: $(VENV)/.ready-to-run ## start the server (HOST=0.0.0.0 PORT=9000 to serve elsewhere)
+	$(BIN)/mcjepa-server $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT))
 
 test: $(VENV)/.ready-to-develop ## run the tests (ARGS="-k flow" picks some)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
@@ -49,11 +50,16 @@ clean: ## remove .venv, caches and builds; runs/ and out/ stay
 	rm -rf build dist */build */dist
 	find benchmarks client examples export server tests -name __pycache__ -prune -exec rm -rf {} +
 
+# An environment holds the path of the clone it was made in: a copied or moved one is made anew.
+ifneq ($(shell cat $(VENV)/.created 2>/dev/null),$(CURDIR))
+.PHONY: $(VENV)/.created
+endif
+
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, this is " + sys.version.split()[0] \
 	  + "; make PYTHON=... names another" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv --clear $(VENV)
-	@touch $@
+	@echo '$(CURDIR)' > $@
 
 # The server and the client: no torch.
 $(VENV)/.ready-to-run: $(VENV)/.created server/pyproject.toml client/pyproject.toml

@@ -11,6 +11,11 @@ RUN = ["demo", "serve", "bench"]
 DEVELOP = ["test", "check", "train", "export"]
 
 
+def surroundings():
+    """The environment without what the make that may be running these tests has put there."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+
+
 @pytest.fixture
 def make(root, tmp_path):
     """Runs make where nothing is set up; ``-n`` only says what it would do."""
@@ -22,16 +27,11 @@ def make(root, tmp_path):
         (tmp_path / path / "pyproject.toml").touch()
     (tmp_path / "requirements-dev.txt").touch()
 
-    # Not those of the make that may be running these tests.
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))
-    }
-
     def run(*arguments):
         done = subprocess.run(
             ["make", *arguments],
             cwd=tmp_path,
-            env=environment,
+            env=surroundings(),
             capture_output=True,
             text=True,
             timeout=30,
@@ -43,14 +43,14 @@ def make(root, tmp_path):
 
 
 def test_make_alone_lists_every_command(make, root):
-    (phony,) = re.findall(r"^\.PHONY: (.+)$", (root / "Makefile").read_text(), re.MULTILINE)
+    phony, *_ = re.findall(r"^\.PHONY: (.+)$", (root / "Makefile").read_text(), re.MULTILINE)
     listed = re.findall(r"^  make (\w+) +\S", make(), re.MULTILINE)
     assert listed == phony.split()
     assert set(listed) == {"help", "clean", *RUN, *DEVELOP}
 
 
 @pytest.mark.parametrize("target", RUN)
-def test_running_installs_no_torch(make, target):
+def test_running_installs_little(make, target):
     plan = make("-n", target)
     assert "-e ./server -e ./client" in plan
     assert "torch" not in plan
@@ -58,10 +58,36 @@ def test_running_installs_no_torch(make, target):
 
 
 @pytest.mark.parametrize("target", DEVELOP)
-def test_developing_installs_torch_before_what_needs_it(make, target):
+def test_developing_installs_torch_first(make, target):
     plan = make("-n", target)
     assert plan.index("install torch==") < plan.index("install -r requirements-dev.txt")
 
 
 def test_serve_takes_host_and_port(make):
-    assert "--host 0.0.0.0 --port 9000" in make("-n", "serve", "HOST=0.0.0.0", "PORT=9000")
+    assert "mcjepa-server --host 0.0.0.0 --port 9000" in make("-n", "serve", "HOST=0.0.0.0", "PORT=9000")
+
+
+@pytest.mark.parametrize("variable", ["HOST", "PORT", "ARGS"])
+def test_variables_of_the_surroundings_are_not_arguments(make, monkeypatch, variable):
+    monkeypatch.setenv(variable, "build-machine")
+    assert "build-machine" not in make("-n", "serve", "test")
+
+
+def test_what_is_set_up_is_not_set_up_again(make, tmp_path):
+    environment = tmp_path / ".venv"
+    environment.mkdir()
+    (environment / ".created").write_text(str(tmp_path.resolve()))
+    ready = environment / ".ready-to-run"
+    ready.touch()
+    assert "install" not in make("-n", "serve")
+    later = ready.stat().st_mtime + 10
+    os.utime(tmp_path / "server" / "pyproject.toml", (later, later))
+    assert "install -e ./server" in make("-n", "serve")
+
+
+def test_an_environment_of_another_clone_is_made_anew(make, tmp_path):
+    environment = tmp_path / ".venv"
+    environment.mkdir()
+    (environment / ".created").write_text("/another/clone")
+    (environment / ".ready-to-run").touch()
+    assert "-m venv --clear" in make("-n", "serve")
