@@ -29,8 +29,10 @@ def find_model_repository(settings: Settings) -> Path:
     if settings.model_repository is not None:
         candidates = [settings.model_repository]
     else:
-        # server/src/mcjepa_server/engines/select.py in a clone
-        candidates = [Path("model_repository"), Path(__file__).resolve().parents[4] / "model_repository"]
+        candidates = [Path("model_repository")]
+        distribution = Path(__file__).resolve().parents[3]  # server/ in a clone
+        if (distribution / "pyproject.toml").is_file():
+            candidates.append(distribution.parent / "model_repository")
     for folder in candidates:
         if folder.is_dir():
             return folder.resolve()
