@@ -1,0 +1,329 @@
+"""Training: what each switch trains, that runs resume exactly however they ended, and that it learns."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from mcjepa import checkpoint, losses, train
+from mcjepa.config import Config, to_dict
+from mcjepa.data.batches import Batch, batches, open_sources
+from mcjepa.train import Trainer, TrainingDiverged, learning_rate
+
+CPU = torch.device("cpu")
+FLOW = {"photometric", "feature", "smoothness", "cycle", "variance_covariance"} | {
+    "known_motion",
+    "known_motion_levels",
+}
+CONTENT = {"invariance", "content_variance", "content_covariance"}
+# A program that trains by the configuration in a JSON file, after something was put in its way.
+PROGRAM = """
+import json, os, signal, sys
+from pathlib import Path
+from mcjepa import checkpoint, train
+from mcjepa.config import Config, from_dict
+
+{trap}
+
+if __name__ == "__main__":
+    config, run = sys.argv[1:]
+    train.train(from_dict(Config, json.loads(Path(config).read_text())), Path(run), device="cpu")
+"""
+
+
+def with_train(config: Config, **changes: object) -> Config:
+    return replace(config, train=replace(config.train, **changes))
+
+
+def with_loss(config: Config, **changes: float) -> Config:
+    return replace(config, loss=replace(config.loss, **changes))
+
+
+def rows(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def step_batch(config: Config, step: int = 0) -> Batch:
+    return next(iter(batches(open_sources(config), config.train.stages[0], config, range(step, step + 1))))
+
+
+def assert_same_state(a: Path, b: Path) -> None:
+    """Weights, buffers and the optimiser's state of two checkpoints agree bit for bit."""
+    first, second = checkpoint.load(a), checkpoint.load(b)
+    assert first.step == second.step
+    assert first.weights_sha256 == second.weights_sha256
+    state1, state2 = checkpoint.load_training_state(first.path), checkpoint.load_training_state(second.path)
+    assert state1["state"].keys() == state2["state"].keys()
+    for number, values in state1["state"].items():
+        assert all(torch.equal(v, state2["state"][number][k]) for k, v in values.items())
+
+
+@pytest.fixture
+def unbroken(small_config: Config, tmp_path: Path) -> Path:
+    train.train(small_config, tmp_path / "unbroken", device="cpu")
+    return tmp_path / "unbroken"
+
+
+@pytest.fixture
+def start(script: Callable[[str], Path], tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
+    """start(config, run, trap) trains in a process group of its own, where `trap` may kill it."""
+
+    def run_program(config: Config, run: Path, trap: str) -> subprocess.CompletedProcess:
+        settings = tmp_path / "config.json"
+        settings.write_text(json.dumps(to_dict(config)))
+        command = [sys.executable, str(script(PROGRAM.format(trap=trap))), str(settings), str(run)]
+        env = os.environ | {"OMP_NUM_THREADS": "1"}
+        return subprocess.run(
+            command, env=env, capture_output=True, text=True, timeout=120, start_new_session=True, check=False
+        )
+
+    return run_program
+
+
+def test_a_run_writes_metrics_and_a_checkpoint(small_config, unbroken):
+    found = rows(unbroken)
+    assert [row["step"] for row in found] == [1, 2, 3, 4, 5, 6]
+    assert [row["max_motion"] for row in found] == [8.0] * 3 + [16.0] * 3
+    for row in found:
+        assert row.keys() >= FLOW | CONTENT | {"lr", "minutes", "grad_flow", "grad_content"}
+        assert all(math.isfinite(value) for value in row.values())
+    saved = checkpoint.load(unbroken)
+    assert (saved.step, saved.config) == (6, small_config)
+    torch.manual_seed(small_config.train.seed)
+    fresh = Trainer(small_config, unbroken, CPU).model.state_dict()
+    still = [k for k, v in saved.model.state_dict().items() if torch.equal(v, fresh[k])]
+    assert still == []
+
+
+def test_a_run_is_a_function_of_its_configuration(small_config, unbroken, tmp_path):
+    train.train(small_config, tmp_path / "again", device="cpu")
+    assert_same_state(unbroken, tmp_path / "again")
+
+
+def test_a_finished_run_stays_as_it_is(small_config, unbroken):
+    before = checkpoint.load(unbroken)
+    train.train(small_config, unbroken, device="cpu")
+    assert checkpoint.load(unbroken).weights_sha256 == before.weights_sha256
+    assert len(rows(unbroken)) == 6
+
+
+@pytest.mark.parametrize("stop_after", [2, 3, 4])  # within a stage, and at the border of two
+def test_a_stopped_run_resumes_exactly(small_config, unbroken, tmp_path, monkeypatch, stop_after):
+    run, step = tmp_path / "stopped", Trainer.train_step
+
+    def stopping(self: Trainer, batch: Batch) -> dict[str, torch.Tensor]:
+        terms = step(self, batch)
+        if self.progress.step + 1 == stop_after:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return terms
+
+    handler = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(Trainer, "train_step", stopping)
+    train.train(small_config, run, device="cpu")
+    assert checkpoint.load(run).step == stop_after
+    assert signal.getsignal(signal.SIGTERM) is handler
+    monkeypatch.undo()
+    train.train(small_config, run, device="cpu")
+    assert_same_state(unbroken, run)
+    assert [row["step"] for row in rows(run)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_killed_run_resumes_exactly_from_its_last_whole_checkpoint(small_config, unbroken, tmp_path, start):
+    """Checkpoints after every step; killed while the one of step 4 is being written."""
+    run = tmp_path / "killed"
+    trap = """
+save = checkpoint.os.replace
+def killing(source, target):
+    if str(target).endswith("4"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    save(source, target)
+checkpoint.os.replace = killing
+"""
+    config = with_train(small_config, checkpoint_minutes=0.0)
+    assert start(config, run, trap).returncode == -signal.SIGKILL
+    assert [p.name for p in checkpoint.steps(run)] == ["step-00000002", "step-00000003"]
+    train.train(small_config, run, device="cpu")
+    assert_same_state(unbroken, run)
+    assert [row["step"] for row in rows(run)][-3:] == [4, 5, 6]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_whole_process_group_ends_a_run_in_order(small_config, tmp_path, start, number):
+    """Ctrl-C in a terminal and most schedulers signal the worker processes too."""
+    run = tmp_path / "run"
+    trap = f"""
+step = train.Trainer.train_step
+def signalling(self, batch):
+    if self.progress.step == 1:
+        os.killpg(0, {int(number)})
+    return step(self, batch)
+train.Trainer.train_step = signalling
+"""
+    config = replace(small_config, data=replace(small_config.data, workers=1))
+    done = start(with_train(config, steps=5000), run, trap)
+    assert done.returncode == 0, done.stderr
+    assert checkpoint.load(run).step == 2
+
+
+def test_another_configuration_does_not_resume_a_run(small_config, unbroken):
+    with pytest.raises(ValueError, match="another configuration"):
+        train.train(with_loss(small_config, cycle=0.5), unbroken, device="cpu")
+    with pytest.raises(ValueError, match="another configuration"):
+        train.train(with_train(small_config, seed=1), unbroken, device="cpu")
+
+
+def test_a_run_can_be_made_longer(small_config, unbroken):
+    train.train(with_train(small_config, steps=8), unbroken, device="cpu")
+    assert checkpoint.load(unbroken).step == 8
+
+
+def test_a_fresh_run_can_start_from_the_weights_of_another(small_config, unbroken, tmp_path):
+    trainer = Trainer(small_config, tmp_path / "fresh", CPU)
+    trainer.restore(unbroken)
+    weights, theirs = trainer.model.state_dict(), checkpoint.load(unbroken).model.state_dict()
+    assert all(torch.equal(weights[k], theirs[k]) for k in weights)
+    assert trainer.progress.step == 0
+    assert trainer.optimizer.state_dict()["state"] == {}
+
+
+def changed(before: dict[str, torch.Tensor], trainer: Trainer) -> set[str]:
+    """The parts of the model, by their first name, any parameter of which has changed."""
+    now = trainer.model.state_dict()
+    return {k.split(".")[0] for k in before if not torch.equal(before[k], now[k])}
+
+
+@pytest.mark.parametrize(
+    ("weights", "terms", "parts"),
+    [
+        ({}, FLOW | CONTENT, {"encoder", "flow_head", "expander"}),
+        ({"flow": 0.0}, CONTENT, {"encoder", "expander"}),
+        ({"content": 0.0}, FLOW, {"encoder", "flow_head"}),
+    ],
+)
+def test_one_flag_makes_joint_content_only_or_flow_only(small_config, tmp_path, weights, terms, parts):
+    config = with_loss(small_config, **weights)
+    trainer = Trainer(config, tmp_path, CPU)
+    before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+    found = trainer.train_step(step_batch(config))
+    assert {k for k in found if not k.startswith("grad_")} == terms
+    assert changed(before, trainer) == parts
+
+
+def test_flow_waits_for_the_content_warm_up(small_config, tmp_path):
+    train.train(with_train(small_config, content_warmup=0.5), tmp_path, device="cpu")
+    assert ["known_motion" in row for row in rows(tmp_path)] == [False] * 3 + [True] * 3
+    assert all(row.keys() >= CONTENT for row in rows(tmp_path))
+
+
+def test_without_content_flow_waits_for_nothing(small_config, tmp_path):
+    config = with_loss(with_train(small_config, content_warmup=0.5), content=0.0)
+    assert Trainer(config, tmp_path, CPU).train_step(step_batch(config)).keys() >= FLOW
+
+
+def test_clipping_keeps_the_weights_of_flow_and_content(small_config, tmp_path):
+    """With a limit so low that both are clipped, their gradients are as their weights."""
+    config = with_train(with_loss(small_config, flow=0.1, content=0.5), clip_norm=1e-3)
+    trainer, sizes = Trainer(config, tmp_path, CPU), {}
+    batch = step_batch(config)
+    for name, terms in (("flow", trainer.flow_terms(batch)), ("content", trainer.content_terms(batch))):
+        gradients: list[torch.Tensor | None] = [None] * len(trainer.parameters)
+        trainer._accumulate(gradients, terms, getattr(config.loss, name), f"grad_{name}")
+        sizes[name] = math.sqrt(sum(float(g.square().sum()) for g in gradients if g is not None))
+    assert sizes == pytest.approx({"flow": 1e-4, "content": 5e-4}, rel=1e-2)
+
+
+def test_the_gradient_of_a_step_is_the_sum_of_flow_and_content(small_config, tmp_path):
+    config = with_train(small_config, clip_norm=1e9)
+    trainer = Trainer(config, tmp_path, CPU)
+    batch = step_batch(config)
+    total = sum((trainer.flow_terms(batch) | trainer.content_terms(batch)).values())
+    expected = torch.autograd.grad(total, trainer.parameters, allow_unused=True)
+    trainer.train_step(batch)
+    for parameter, gradient in zip(trainer.parameters, expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-4)
+
+
+def test_video_pairs_are_taken_both_ways(small_config, tmp_path, monkeypatch):
+    trainer = Trainer(small_config, tmp_path, CPU)
+    trainer.model.eval()
+    for estimator in (trainer.model.flow_head.coarse, trainer.model.flow_head.fine):
+        torch.nn.init.normal_(estimator.head.weight, std=0.1)
+    taken, batch = [], step_batch(small_config)
+    monkeypatch.setattr(losses, "video_terms", lambda video, _config: taken.append(video) or {})
+    monkeypatch.setattr(losses, "known_motion_terms", lambda flow, *_: taken.append(flow) or {})
+    with torch.no_grad():
+        trainer.flow_terms(batch)
+        forward = trainer.model(batch["video1"], batch["video2"]).flow
+        backward = trainer.model(batch["video2"], batch["video1"]).flow
+        known = trainer.model(batch["known1"], batch["known2"]).flow
+    video, known_flow = taken
+    assert (forward - backward).abs().max() > 0.1
+    torch.testing.assert_close(video.flow12, torch.cat([forward, backward]), rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(video.flow21, torch.cat([backward, forward]), rtol=1e-2, atol=1e-2)
+    assert torch.equal(video.img1, torch.cat([batch["video1"], batch["video2"]]) / 255)
+    assert torch.equal(video.img2, torch.cat([batch["video2"], batch["video1"]]) / 255)
+    for feats, images in ((video.feats1, video.img1), (video.feats2, video.img2)):
+        with torch.no_grad():
+            expected = trainer.model.encode(images * 255)
+        for a, b in zip(feats, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(known_flow, known, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("group", ["content_terms", "known_motion_terms"])
+def test_a_loss_that_is_not_finite_stops_before_it_reaches_the_weights(
+    small_config, tmp_path, monkeypatch, group
+):
+    original = getattr(losses, group)
+    monkeypatch.setattr(losses, group, lambda *a: {k: v * math.nan for k, v in original(*a).items()})
+    trainer = Trainer(small_config, tmp_path, CPU)
+    before = {k: v.clone() for k, v in trainer.model.named_parameters()}
+    with pytest.raises(TrainingDiverged, match=r"step 0: .*nan"):
+        trainer.train_step(step_batch(small_config))
+    assert all(torch.equal(v, before[k]) for k, v in trainer.model.named_parameters())
+
+
+def test_overfitting_one_batch_lowers_the_known_motion_loss(small_config, tmp_path):
+    config = with_train(with_loss(small_config, content=0.0), lr=3e-3, steps=1000)
+    trainer, batch = Trainer(config, tmp_path, CPU), step_batch(config, 3)
+    course = [float(trainer.train_step(batch)["known_motion"]) for _ in range(40)]
+    assert sum(course[-5:]) < 0.7 * sum(course[:5])
+
+
+def test_bf16_trains_in_float32_weights(small_config, tmp_path):
+    trainer = Trainer(with_train(small_config, bf16=True), tmp_path, CPU)
+    terms = trainer.train_step(step_batch(small_config))
+    assert all(v.dtype == torch.float32 and torch.isfinite(v) for v in terms.values())
+    assert all(p.dtype == torch.float32 for p in trainer.parameters)
+
+
+def test_learning_rate_warms_up_and_then_falls_to_zero(small_config):
+    config = with_train(small_config, lr=1.0, warmup_steps=4, steps=100)
+    assert [learning_rate(config, step, 0.0) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert learning_rate(config, 50, 0.5) == pytest.approx(0.5)
+    assert learning_rate(config, 100, 1.0) == pytest.approx(0.0)
+
+
+def test_a_run_by_the_clock_ends_by_the_clock(small_config, tmp_path, monkeypatch):
+    clock = [0.0]
+
+    def tick() -> float:
+        clock[0] += 0.5
+        return clock[0]
+
+    monkeypatch.setattr(train.time, "monotonic", tick)
+    train.train(with_train(small_config, minutes=0.5), tmp_path, device="cpu")
+    saved = checkpoint.load(tmp_path)
+    assert saved.minutes == pytest.approx(0.5, abs=0.1)
+    assert {row["max_motion"] for row in rows(tmp_path)} == {8.0, 16.0}
+    train.train(with_train(small_config, minutes=0.5), tmp_path, device="cpu")  # the time is spent
+    assert checkpoint.load(tmp_path).step == saved.step
