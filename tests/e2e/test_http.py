@@ -70,7 +70,7 @@ def test_kitti_is_within_half_a_step(post, pair, flow):
     field = (blue_green_red[..., :0:-1].astype(np.float32) - 2**15) / 64
     valid = blue_green_red[..., 0] > 0
     assert valid.mean() > 0.99
-    assert np.abs(field - flow)[valid].max() <= 0.5 / 64
+    assert np.abs(field - flow)[valid].max() <= 0.5 / 64 + 1e-4  # float32, at 2**15
 
 
 def test_npz_with_both_directions_and_occlusion(post, pair, flow):
