@@ -6,12 +6,15 @@ import shlex
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from mcjepa.config import load_config
 from mcjepa_client import flow_io
+from mcjepa_server import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -19,6 +22,7 @@ BLOCKS = BLOCK.findall((ROOT / "README.md").read_text())
 COMMANDS = [line for kind, text in BLOCKS if kind == "bash" for line in text.splitlines()]
 CURL = [line for line in COMMANDS if line.startswith("curl ")]
 CLIENT = [line for line in COMMANDS if line.startswith(".venv/bin/mcjepa-client ")]
+TRAINING = [line for line in COMMANDS if line.startswith(".venv/bin/mcjepa ")]
 MAKE = [line for line in COMMANDS if line.startswith("make ")]
 PYTHON = [text for kind, text in BLOCKS if kind == "python"]
 ADDRESS = "http://127.0.0.1:8000"
@@ -26,7 +30,7 @@ ADDRESS = "http://127.0.0.1:8000"
 
 def test_every_command_is_of_a_kind_that_is_tried_here():
     assert {kind for kind, _ in BLOCKS} == {"bash", "python"}
-    assert set(COMMANDS) == {*CURL, *CLIENT, *MAKE}
+    assert set(COMMANDS) == {*CURL, *CLIENT, *TRAINING, *MAKE}
 
 
 @pytest.mark.parametrize("command", MAKE)
@@ -39,14 +43,24 @@ def test_make_knows_the_target(command):
 
 @pytest.mark.parametrize("variable", re.findall(r"`(MCJEPA_\w+)`", (ROOT / "README.md").read_text()))
 def test_every_variable_is_a_setting(variable):
-    from mcjepa_server import Settings
-
     assert variable == "MCJEPA_SERVER" or variable.removeprefix("MCJEPA_").lower() in Settings.model_fields
 
 
 @pytest.mark.parametrize("link", re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / "README.md").read_text()))
 def test_every_link_leads_somewhere(link):
     assert (ROOT / link).exists()
+
+
+@pytest.mark.parametrize("command", TRAINING)
+def test_training_knows_the_options_and_the_settings(command):
+    program, subcommand, *arguments = shlex.split(command)
+    program = Path(sys.executable).with_name(Path(program).name)
+    shown = subprocess.run(
+        [program, subcommand, "--help"], check=True, capture_output=True, text=True, timeout=120
+    )
+    assert {word for word in arguments if word.startswith("--")} <= set(re.findall(r"--\w+", shown.stdout))
+    settings = [after for word, after in pairwise(arguments) if word == "--set"]
+    assert load_config("nano", settings).data.photos == ("photos",)
 
 
 @pytest.fixture
