@@ -30,13 +30,13 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class FlowConfig:
-    """Coarse-to-fine matching head, levels 6 (stride 64) to 2 (stride 4)."""
+    """Coarse-to-fine matching head, strides 32 to 4."""
 
     match_dim: int = 32  # channels of the normalised matching features
     hidden_dim: int = 32  # channels handed from one level to the next
-    radius: int = 4  # correlation radius at strides 64..8, in pixels of the level
+    radius: int = 4  # correlation radius at strides 32..8, in pixels of the level
     fine_radius: int = 2  # the same at stride 4
-    widths: tuple[int, ...] = (88, 64, 48, 48)  # estimator shared by strides 64..8
+    widths: tuple[int, ...] = (88, 64, 48, 48)  # estimator shared by strides 32..8
     fine_widths: tuple[int, ...] = (32, 32, 32)  # slim estimator at stride 4, dilations 1, 2, 4
     temperature: float = 60.0  # initial, on cosine similarities
     max_flow: float = 512.0  # px at full resolution; flow is clipped here at every level
@@ -88,6 +88,7 @@ class DataConfig:
     images: tuple[str, ...] = ()  # image folders or tars: content training
     video_cache: str = "runs/video-cache"
     video_short_side: int = 288  # px; video files are decoded once, to this size
+    view_min_area: float = 0.08  # smallest share of an image that a view shows
     workers: int = 1
 
 

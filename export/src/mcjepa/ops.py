@@ -52,8 +52,9 @@ def local_correlation(feats1: Tensor, feats2: Tensor, radius: int) -> Tensor:
     h, w = feats1.shape[-2:]
     d = 2 * radius + 1
     padded = F.pad(feats2, [radius] * 4)
-    shifts = [(feats1 * padded[:, :, i : i + h, j : j + w]).sum(1) for i in range(d) for j in range(d)]
-    return torch.stack(shifts, dim=1)
+    columns = torch.stack([padded[..., j : j + w] for j in range(d)], dim=2)  # (B, C, d, H + 2r, W)
+    rows = [(feats1.unsqueeze(2) * columns[:, :, :, i : i + h]).sum(1) for i in range(d)]  # each (B, d, H, W)
+    return torch.cat(rows, dim=1)
 
 
 def shift_vectors(radius: int, like: Tensor) -> Tensor:

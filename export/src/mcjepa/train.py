@@ -112,7 +112,7 @@ class Trainer:
         form = "{percentage:3.0f}% |{bar}| {n:.1f}/{total:.0f} " + ("min" if by_clock else "steps")
         form += " [{elapsed} spent, {remaining} left] {postfix}"
         initial = self.progress.minutes if by_clock else self.progress.step
-        return tqdm(total=total, initial=initial, bar_format=form, mininterval=5, maxinterval=30)
+        return tqdm(total=total, initial=min(initial, total), bar_format=form, mininterval=5, maxinterval=30)
 
     def _run_stage(self, stage: StageConfig, sources: Sources, metrics: Any, bar: tqdm[Any]) -> None:
         if self.stop or self.progress.share() >= stage.until:
@@ -120,9 +120,7 @@ class Trainer:
         train = self.config.train
         last = ENDLESS if train.minutes > 0 else round(stage.until * train.steps)
         saved = time.monotonic()
-        for batch in batches(
-            sources, stage, train.seed, range(self.progress.step, last), self.config.data.workers
-        ):
+        for batch in batches(sources, stage, self.config, range(self.progress.step, last)):
             terms = self.train_step(batch)
             self.progress.step += 1
             self._report(terms, stage, metrics, bar)

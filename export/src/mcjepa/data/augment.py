@@ -24,13 +24,17 @@ FIRST_VIEW = ViewRecipe(blur=1.0, solarize=0.0)
 SECOND_VIEW = ViewRecipe(blur=0.1, solarize=0.2)
 
 
-def two_views(img: np.ndarray, rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two random views of one image, each uint8 RGB (size, size, 3)."""
-    return _view(img, rng, size, FIRST_VIEW), _view(img, rng, size, SECOND_VIEW)
+def two_views(
+    img: np.ndarray, rng: np.random.Generator, size: int, min_area: float = 0.08
+) -> tuple[np.ndarray, np.ndarray]:
+    """Two random views of one image, each uint8 RGB (size, size, 3), of min_area to 1 of its area."""
+    return _view(img, rng, size, min_area, FIRST_VIEW), _view(img, rng, size, min_area, SECOND_VIEW)
 
 
-def _view(img: np.ndarray, rng: np.random.Generator, size: int, recipe: ViewRecipe) -> np.ndarray:
-    view = random_resized_crop(img, rng, size)
+def _view(
+    img: np.ndarray, rng: np.random.Generator, size: int, min_area: float, recipe: ViewRecipe
+) -> np.ndarray:
+    view = random_resized_crop(img, rng, size, min_area)
     if rng.random() < 0.5:
         view = cv2.flip(view, 1)
     if rng.random() < 0.8:
@@ -44,17 +48,21 @@ def _view(img: np.ndarray, rng: np.random.Generator, size: int, recipe: ViewReci
     return view
 
 
-def random_resized_crop(img: np.ndarray, rng: np.random.Generator, size: int) -> np.ndarray:
-    """A crop of 8 to 100 % of the area and aspect 3/4 to 4/3, resized to (size, size, 3)."""
-    x, y, width, height = _crop_box(img.shape[1], img.shape[0], rng)
+def random_resized_crop(
+    img: np.ndarray, rng: np.random.Generator, size: int, min_area: float = 0.08
+) -> np.ndarray:
+    """A crop of min_area to 1 of the area and aspect 3/4 to 4/3, resized to (size, size, 3)."""
+    x, y, width, height = _crop_box(img.shape[1], img.shape[0], rng, min_area)
     shrinks = width * height > size * size
     how = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
     return cv2.resize(img[y : y + height, x : x + width], (size, size), interpolation=how)
 
 
-def _crop_box(img_width: int, img_height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+def _crop_box(
+    img_width: int, img_height: int, rng: np.random.Generator, min_area: float
+) -> tuple[int, int, int, int]:
     for _ in range(10):
-        area = img_width * img_height * rng.uniform(0.08, 1.0)
+        area = img_width * img_height * rng.uniform(min_area, 1.0)
         aspect = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
         width = max(1, round(math.sqrt(area * aspect)))
         height = max(1, round(math.sqrt(area / aspect)))

@@ -55,8 +55,8 @@ class StepBatches(Dataset[Batch]):
     view1, view2 (N, 3, s, s).
     """
 
-    def __init__(self, sources: Sources, stage: StageConfig, seed: int) -> None:
-        self.sources, self.stage, self.seed = sources, stage, seed
+    def __init__(self, sources: Sources, stage: StageConfig, seed: int, view_min_area: float) -> None:
+        self.sources, self.stage, self.seed, self.view_min_area = sources, stage, seed, view_min_area
 
     def __getitem__(self, step: int) -> Batch:
         rng = np.random.default_rng([self.seed, step])
@@ -87,14 +87,15 @@ class StepBatches(Dataset[Batch]):
         picks = rng.choice(
             len(images), size=self.stage.image_batch, replace=len(images) < self.stage.image_batch
         )
-        views = [two_views(images[int(i)], rng, self.stage.image_crop) for i in picks]
+        views = [two_views(images[int(i)], rng, self.stage.image_crop, self.view_min_area) for i in picks]
         return {"view1": stack([v[0] for v in views]), "view2": stack([v[1] for v in views])}
 
 
-def batches(sources: Sources, stage: StageConfig, seed: int, steps: range, workers: int) -> Iterator[Batch]:
-    """The batches of `steps` in order, made in `workers` processes ahead of their use."""
+def batches(sources: Sources, stage: StageConfig, config: Config, steps: range) -> Iterator[Batch]:
+    """The batches of `steps` in order, made in `data.workers` processes ahead of their use."""
+    workers = config.data.workers
     loader = DataLoader(
-        StepBatches(sources, stage, seed),
+        StepBatches(sources, stage, config.train.seed, config.data.view_min_area),
         batch_size=None,
         sampler=steps,  # type: ignore[arg-type]
         num_workers=workers,

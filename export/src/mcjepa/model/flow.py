@@ -20,6 +20,7 @@ from mcjepa.config import EncoderConfig, FlowConfig
 from mcjepa.model.encoder import LayerNorm2d
 
 FINEST_STRIDE = 4
+COARSEST = 4  # index of the level of stride 32, where matching starts: radius 4 reaches 128 px there
 
 
 @dataclass
@@ -80,8 +81,8 @@ class FlowHead(nn.Module):
     def __init__(self, encoder: EncoderConfig, config: FlowConfig) -> None:
         super().__init__()
         self.config = config
-        radii = (config.fine_radius, *(config.radius,) * 4)  # levels 2 (stride 4) to 6 (stride 64)
-        pairs = zip(encoder.widths[1:], radii, strict=True)
+        radii = (config.fine_radius, *(config.radius,) * 3)  # levels 2 (stride 4) to 5 (stride 32)
+        pairs = zip(encoder.widths[1:5], radii, strict=True)
         self.matchers = nn.ModuleList(LevelMatcher(w, config, r) for w, r in pairs)
         # correlation, context, flow, displacement, peak, hidden state of the coarser level
         rest = config.match_dim + 2 + 2 + 1 + config.hidden_dim
@@ -94,12 +95,12 @@ class FlowHead(nn.Module):
 
     def forward(self, feats1: list[Tensor], feats2: list[Tensor]) -> FlowOutput:
         """feats1, feats2: encoder pyramids, finest first. Every level clips the flow to config.max_flow."""
-        b, _, h, w = feats1[-1].shape
-        flow = feats1[-1].new_zeros(b, 2, h, w, dtype=torch.float32)
-        hidden = feats1[-1].new_zeros(b, self.config.hidden_dim, h, w, dtype=torch.float32)
+        b, _, h, w = feats1[COARSEST].shape
+        flow = feats1[COARSEST].new_zeros(b, 2, h, w, dtype=torch.float32)
+        hidden = feats1[COARSEST].new_zeros(b, self.config.hidden_dim, h, w, dtype=torch.float32)
         levels = []
-        for level in range(5, 0, -1):
-            if level < 5:
+        for level in range(COARSEST, 0, -1):
+            if level < COARSEST:
                 flow = ops.upsample_flow_bilinear(flow)
                 hidden = F.interpolate(hidden.float(), scale_factor=2.0, mode="nearest")
             flow, hidden = self._refine(level, feats1[level], feats2[level], flow, hidden)

@@ -1,0 +1,115 @@
+"""Export to ONNX: the three models of the tensor contract, from one checkpoint.
+
+mcjepa_flow                frames uint8 (B, N, H, W, 3) -> flow (B, N-1, 2, H, W) px, embedding (B, N, D)
+mcjepa_flow_bidirectional  the same, and flow_backward (B, N-1, 2, H, W), frame i+1 -> i
+mcjepa_embed               images uint8 (B, S, S, 3) -> embedding (B, D), features (B, C, S/8, S/8)
+
+Normalisation is inside the graph; each frame of a clip is encoded once. H and W are multiples of 64.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from mcjepa.model import MCJEPA
+from mcjepa.model.joint import STRIDE
+
+OPSET = 18  # newer ones change GridSample, which several runtimes then compute wrongly or on the CPU
+FEATURE_LEVEL = 2  # index of stride 8 in the pyramid
+MAX_BATCH, MAX_FRAMES, MAX_CELLS = 64, 256, 128  # bounds of the dynamic sizes; cells of 64 px
+
+
+class FlowModel(nn.Module):
+    """The graph of `mcjepa_flow` or, with both directions, of `mcjepa_flow_bidirectional`."""
+
+    def __init__(self, model: MCJEPA, bidirectional: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.bidirectional = bidirectional
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
+        b, n, h, w, _ = frames.shape
+        feats = self.model.encode(frames.reshape(b * n, h, w, 3).permute(0, 3, 1, 2))
+        embedding = self.model.embed(feats).reshape(b, n, -1)  # (B, N, D)
+        clips = [f.reshape(b, n, *f.shape[1:]) for f in feats]
+        feats1 = [f[:, :-1].flatten(0, 1) for f in clips]  # (B * (N-1), C, h, w)
+        feats2 = [f[:, 1:].flatten(0, 1) for f in clips]
+        forward = self._flow(feats1, feats2, b, n)
+        if not self.bidirectional:
+            return forward, embedding
+        return forward, self._flow(feats2, feats1, b, n), embedding
+
+    def _flow(self, feats1: list[Tensor], feats2: list[Tensor], b: int, n: int) -> Tensor:
+        flow = self.model.flow(feats1, feats2).flow
+        return flow.reshape(b, n - 1, *flow.shape[1:])
+
+
+class EmbedModel(nn.Module):
+    """The graph of `mcjepa_embed`."""
+
+    def __init__(self, model: MCJEPA) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        feats = self.model.encode(images.permute(0, 3, 1, 2))
+        return self.model.embed(feats), feats[FEATURE_LEVEL]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A model to export: its module, an example input and the names of its tensors."""
+
+    name: str
+    module: nn.Module
+    example: Tensor
+    input_name: str
+    output_names: tuple[str, ...]
+
+
+def graphs(model: MCJEPA) -> list[Graph]:
+    """The three exported models of one checkpoint."""
+    frames = torch.zeros(2, 3, 2 * STRIDE, 3 * STRIDE, 3, dtype=torch.uint8)  # no two sizes alike
+    side = model.config.content.image_size
+    images = torch.zeros(2, side, side, 3, dtype=torch.uint8)
+    both = ("flow", "flow_backward", "embedding")
+    return [
+        Graph("mcjepa_flow", FlowModel(model, False), frames, "frames", ("flow", "embedding")),
+        Graph("mcjepa_flow_bidirectional", FlowModel(model, True), frames, "frames", both),
+        Graph("mcjepa_embed", EmbedModel(model), images, "images", ("embedding", "features")),
+    ]
+
+
+def export_graph(graph: Graph, path: Path) -> None:
+    """Write one ONNX file, atomically. B is dynamic; for frames N, H and W too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    with torch.no_grad():
+        torch.onnx.export(
+            graph.module.eval(),
+            (graph.example,),
+            str(part),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[graph.input_name],
+            output_names=list(graph.output_names),
+            dynamic_shapes=({**_dynamic_dims(graph)},),
+            external_data=False,
+            verbose=False,
+        )
+    os.replace(part, path)
+
+
+def _dynamic_dims(graph: Graph) -> dict[int, object]:
+    dims: dict[int, object] = {0: Dim("batch", min=1, max=MAX_BATCH)}
+    if graph.input_name == "frames":
+        dims[1] = Dim("frames", min=2, max=MAX_FRAMES)
+        dims[2] = STRIDE * Dim("height_cells", min=1, max=MAX_CELLS)
+        dims[3] = STRIDE * Dim("width_cells", min=1, max=MAX_CELLS)
+    return dims

@@ -1,0 +1,89 @@
+"""`config.pbtxt` of the exported models, from a dataclass through Triton's own protobuf.
+
+The `parameters` block carries the contract that the gateway checks before it is ready; all values are strings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from mcjepa.config import Config
+from mcjepa.files import write_text
+from mcjepa.model.joint import MEAN, STD, STRIDE
+from mcjepa.onnx_export import FEATURE_LEVEL, Graph
+
+MAX_BATCH_SIZE = 8
+LICENSE = "Weights for research use only: trained in part on data under non-commercial licences."
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """The contract of an exported model; `contract_version` changes when a reader has to change."""
+
+    model_version: str
+    weights_sha256: str
+    embedding_size: str
+    embed_image_size: str
+    training_summary: str
+    contract_version: str = "1"
+    stride: str = str(STRIDE)
+    mean: str = ",".join(map(str, MEAN))
+    std: str = ",".join(map(str, STD))
+    license: str = LICENSE
+
+
+def parameters(config: Config, model_version: str, weights_sha256: str, training_summary: str) -> Parameters:
+    """The parameters of a checkpoint with this configuration."""
+    return Parameters(
+        model_version=model_version,
+        weights_sha256=weights_sha256,
+        embedding_size=str(config.model.encoder.widths[-1]),
+        embed_image_size=str(config.model.content.image_size),
+        training_summary=training_summary,
+    )
+
+
+def model_config(graph: Graph, config: Config, params: Parameters) -> model_config_pb2.ModelConfig:
+    """Triton's configuration of one model; sizes without the batch dimension, -1 where they vary."""
+    shapes = _shapes(config)
+    message = model_config_pb2.ModelConfig(
+        name=graph.name, backend="onnxruntime", max_batch_size=MAX_BATCH_SIZE
+    )
+    message.input.add(
+        name=graph.input_name, data_type=model_config_pb2.TYPE_UINT8, dims=shapes[graph.input_name]
+    )
+    for name in graph.output_names:
+        dims = shapes["embeddings" if graph.input_name == "frames" and name == "embedding" else name]
+        message.output.add(name=name, data_type=model_config_pb2.TYPE_FP32, dims=dims)
+    for item in fields(params):
+        message.parameters[item.name].string_value = getattr(params, item.name)
+    return message
+
+
+def write_config(path: Path, message: model_config_pb2.ModelConfig) -> None:
+    """Write `config.pbtxt`."""
+    write_text(path, text_format.MessageToString(message))
+
+
+def read_parameters(path: Path) -> Parameters:
+    """The parameters of a `config.pbtxt` that `write_config` wrote."""
+    message = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
+    return Parameters(**{key: value.string_value for key, value in message.parameters.items()})
+
+
+def _shapes(config: Config) -> dict[str, list[int]]:
+    encoder, side = config.model.encoder, config.model.content.image_size
+    cell = side // 2 ** (FEATURE_LEVEL + 1)
+    return {
+        "frames": [-1, -1, -1, 3],  # N, H, W, RGB
+        "images": [side, side, 3],
+        "flow": [-1, 2, -1, -1],
+        "flow_backward": [-1, 2, -1, -1],
+        "embedding": [encoder.widths[-1]],
+        "embeddings": [-1, encoder.widths[-1]],  # one a frame
+        "features": [encoder.widths[FEATURE_LEVEL], cell, cell],
+    }
