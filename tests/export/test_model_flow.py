@@ -103,3 +103,18 @@ def test_a_matcher_tells_the_shift_left_over_after_the_flow(config):
     assert (peak >= 0).all()
     assert (peak <= 1).all()
     assert context.shape[1] == config.match_dim
+
+
+def test_matching_is_in_float32_under_autocast(config):
+    """The displacement is the expectation under the softmax of the correlation, as float64 has it."""
+    torch.manual_seed(0)
+    matcher = LevelMatcher(16, config, radius=4)
+    f1, f2 = waves(8, (0, 0)), waves(8, (13, -9))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        found = matcher(f1, f2, torch.zeros(1, 2, *f1.shape[-2:]))
+    assert [x.dtype for x in found] == [torch.float32] * 4
+    corr, displacement = found[0].double(), found[1].double()
+    match = (corr * matcher.log_temperature.exp()).softmax(dim=1).reshape(1, 9, 9, *f1.shape[-2:])
+    steps = torch.arange(-4, 5).double()[:, None, None]
+    expected = torch.stack([(match.sum(1) * steps).sum(1), (match.sum(2) * steps).sum(1)], dim=1)
+    torch.testing.assert_close(displacement, expected, rtol=0, atol=1e-4)
