@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from mcjepa.config import Config, ConfigError, FlowConfig, from_dict, load_config, to_dict
+from mcjepa.config import Config, ConfigError, FlowConfig, from_dict, load_config, to_dict, validate
 
 
 @pytest.mark.parametrize("preset", ["nano", "tiny"])
 def test_a_preset_survives_the_way_through_json(preset):
     config = load_config(preset)
     assert from_dict(Config, json.loads(json.dumps(to_dict(config)))) == config
-
-
-@pytest.mark.parametrize("preset", ["nano", "tiny"])
-def test_the_stages_of_a_preset_can_be_run(preset):
-    stages = load_config(preset).train.stages
-    assert stages[-1].until == 1.0
-    assert [s.until for s in stages] == sorted(s.until for s in stages)
-    assert all(side % 64 == 0 for s in stages for side in (*s.crop, s.image_crop))
 
 
 def test_defaults_are_the_sizes_of_nano():
@@ -88,3 +81,107 @@ def test_a_preset_of_ones_own_is_a_toml_file(tmp_path: Path):
 def test_an_unknown_preset_is_an_error(preset):
     with pytest.raises(ConfigError, match="nano, tiny"):
         load_config(preset)
+
+
+@pytest.mark.parametrize("content", [b"steps = = 5", b"[train\nsteps = 5", b"steps = '\xff'"])
+def test_a_preset_that_does_not_parse_is_an_error_that_names_the_file(tmp_path: Path, content):
+    path = tmp_path / "own.toml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"own\.toml is no TOML file: "):
+        load_config(str(path))
+
+
+@pytest.mark.parametrize(
+    ("items", "message"),
+    [
+        (["train.stages=[{crop=[100, 128]}]"], r"stages\[0\]\.crop\[0\] must be a multiple of 64, got 100"),
+        (["train.stages=[{crop=[64, 0]}]"], r"crop\[1\] must be above 0 and finite, got 0"),
+        (["train.stages=[{image_crop=32}]"], r"image_crop must be a multiple of 64, got 32"),
+        (["model.content.image_size=224"], r"model\.content\.image_size must be a multiple of 64, got 224"),
+        (
+            ["model.encoder.widths=[8, 8, 8]"],
+            r"model\.encoder\.widths must have 6 values, got 3: \[8, 8, 8\]",
+        ),
+        (["model.encoder.widths=[8, 8, 8, 8, 8, 0]"], r"widths\[5\] must be above 0 and finite, got 0"),
+        (["model.encoder.depths=[1]"], r"model\.encoder\.depths must have 6 values, got 1"),
+        (["model.encoder.depths=[1, 1, 1, 1, 1, -1]"], r"depths\[5\] must be at least 0 and finite, got -1"),
+        (["model.flow.fine_widths=[8, 8]"], r"model\.flow\.fine_widths must have 3 values, got 2"),
+        (["model.flow.widths=[8, 0]"], r"model\.flow\.widths\[1\] must be above 0"),
+        (["model.flow.radius=0"], r"model\.flow\.radius must be above 0"),
+        (["loss.variance=[1.0]"], r"loss\.variance must have 6 values, got 1"),
+        (["loss.covariance=[]"], r"loss\.covariance must have 6 values, got 0"),
+        (["loss.cycle=-0.1"], r"loss\.cycle must be at least 0 and finite, got -0\.1"),
+        (["train.stages=[]"], r"train\.stages must hold at least 1 stage"),
+        (["train.stages=[{until=0.5}]"], r"stages\[0\]\.until is the last and must be 1\.0, got 0\.5"),
+        (
+            ["train.stages=[{until=0.5}, {until=0.5}, {until=1.0}]"],
+            r"stages\[1\]\.until must be above the 0\.5 before it, got 0\.5",
+        ),
+        (["train.stages=[{until=0.8}, {until=1.2}]"], r"stages\[1\]\.until must be at most 1, got 1\.2"),
+        (["train.lr=0"], r"train\.lr must be above 0 and finite, got 0\.0"),
+        (["train.lr=nan"], r"train\.lr must be above 0 and finite, got nan"),
+        (["train.minutes=inf"], r"train\.minutes must be at least 0 and finite, got inf"),
+        (["train.steps=0"], r"train\.steps must be above 0"),
+        (["train.seed=-1"], r"train\.seed must be at least 0"),
+        (["train.log_every=0"], r"train\.log_every must be above 0"),
+        (["train.clip_norm=0"], r"train\.clip_norm must be above 0"),
+        (["train.content_warmup=1.5"], r"train\.content_warmup must be at most 1"),
+        (["data.view_min_area=2"], r"data\.view_min_area must be at most 1"),
+        (["data.workers=-1"], r"data\.workers must be at least 0"),
+        (["loss.flow=0", "loss.content=0"], r"loss\.flow or loss\.content must be above 0"),
+        (
+            ["loss.invariance=0", "loss.content_variance=0", "loss.content_covariance=0"],
+            r"loss\.content is 1\.0, so one of loss\.invariance, .* must be above 0",
+        ),
+    ],
+)
+def test_what_cannot_be_trained_with_is_an_error_that_names_it(items, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config("nano", items)
+
+
+NO_VIDEO_TERMS = {"photometric": 0.0, "feature": 0.0, "smoothness": 0.0, "cycle": 0.0} | {
+    "variance": (0.0,) * 6,
+    "covariance": (0.0,) * 6,
+}
+NO_KNOWN_MOTION_TERMS = {"known_motion": 0.0, "known_motion_levels": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("loss", "stage", "message"),
+    [
+        ({}, {"batch": 0, "video_batch": 0}, r"stages\[0\]: batch \+ video_batch must be at least 1"),
+        ({}, {"image_batch": 1}, r"stages\[0\]\.image_batch must be at least 2"),
+        (NO_VIDEO_TERMS | NO_KNOWN_MOTION_TERMS, {}, r"loss\.flow is 1\.0, so one of loss\.known_motion"),
+        (
+            NO_VIDEO_TERMS,
+            {"batch": 0},
+            r"stages\[0\]: batch 0 and video_batch 2 need one of loss\.photometric",
+        ),
+        (
+            NO_KNOWN_MOTION_TERMS,
+            {"video_batch": 0},
+            r"need one of loss\.known_motion, loss\.known_motion_levels",
+        ),
+    ],
+)
+def test_a_stage_has_data_and_the_data_has_terms(loss, stage, message):
+    config = Config()
+    stages = (replace(config.train.stages[0], **stage),)
+    config = replace(config, loss=replace(config.loss, **loss), train=replace(config.train, stages=stages))
+    with pytest.raises(ConfigError, match=message):
+        validate(config)
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        ["loss.flow=0", "train.stages=[{batch=0, video_batch=0}]"],
+        ["loss.content=0", "train.stages=[{image_batch=0}]"],
+        ["train.stages=[{batch=0}]"],
+        ["train.stages=[{video_batch=0}]"],
+        ["data.workers=0", "train.warmup_steps=0", "train.content_warmup=0", "train.checkpoint_minutes=0"],
+    ],
+)
+def test_what_a_switched_off_loss_does_not_need_may_be_missing(items):
+    load_config("nano", items)

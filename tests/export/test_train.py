@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from mcjepa import checkpoint, losses, train
-from mcjepa.config import Config, to_dict
+from mcjepa.config import Config, ConfigError, to_dict
 from mcjepa.data.batches import Batch, batches, open_sources
 from mcjepa.train import Trainer, TrainingDiverged, learning_rate
 
@@ -180,6 +180,12 @@ def test_another_configuration_does_not_resume_a_run(small_config, unbroken):
         train.train(with_loss(small_config, cycle=0.5), unbroken, device="cpu")
     with pytest.raises(ValueError, match="another configuration"):
         train.train(with_train(small_config, seed=1), unbroken, device="cpu")
+
+
+def test_a_run_does_not_start_with_settings_its_checkpoints_could_not_be_loaded_with(small_config, tmp_path):
+    with pytest.raises(ConfigError, match=r"train\.lr must be above 0"):
+        train.train(with_train(small_config, lr=0.0), tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_can_be_made_longer(small_config, unbroken):

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from mcjepa.config import Config, ConfigError, from_dict, to_dict
+from mcjepa.config import Config, ConfigError, from_dict, to_dict, validate
 from mcjepa.model import MCJEPA
 
 WEIGHTS, TRAINING, SIDECAR = "model.safetensors", "training.pt", "checkpoint.json"
@@ -87,6 +87,7 @@ def load(path: Path) -> Checkpoint:
     try:
         sidecar = json.loads((path / SIDECAR).read_text())
         config = from_dict(Config, sidecar["config"])
+        validate(config)
         model = MCJEPA(config.model)
         if sha256(path / WEIGHTS) != sidecar["weights_sha256"]:
             raise CheckpointError(f"{path / WEIGHTS}: sha256 differs from the one in {SIDECAR}")

@@ -1,22 +1,55 @@
 """Configuration: frozen dataclasses, filled from a TOML preset and `--set section.key=value` overrides.
 
-An unknown section or key is an error, so that a misspelt setting never trains the default in silence.
+An unknown section or key is an error, so that a misspelt setting never trains the default in silence; so is
+a value that cannot be trained with, before a run has begun.
 """
 
 from __future__ import annotations
 
+import math
+import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from importlib import resources
+from itertools import pairwise
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
+# What `validate` asks of numbers: finite and above 0, or where named here at least 0 (as are all of `loss`).
+MAY_BE_0 = {
+    "model.encoder.depths",
+    "model.encoder.layer_scale",
+    "data.workers",
+    "train.minutes",
+    "train.warmup_steps",
+    "train.weight_decay",
+    "train.content_warmup",
+    "train.seed",
+    "train.checkpoint_minutes",
+    "train.stages.batch",
+    "train.stages.video_batch",
+    "train.stages.image_batch",
+}
+AT_MOST_1 = {"data.view_min_area", "train.content_warmup", "train.stages.until"}
+MULTIPLES_OF_64 = {"model.content.image_size", "train.stages.crop", "train.stages.image_crop"}
+LENGTHS = {
+    "model.encoder.widths": 6,  # levels, strides 2 to 64
+    "model.encoder.depths": 6,
+    "model.flow.fine_widths": 3,  # convolutions, dilations 1, 2, 4
+    "loss.variance": 6,
+    "loss.covariance": 6,
+}
+KNOWN_MOTION_TERMS = ("known_motion", "known_motion_levels")
+VIDEO_TERMS = ("photometric", "feature", "smoothness", "cycle", "variance", "covariance")
+CONTENT_TERMS = ("invariance", "content_variance", "content_covariance")
+
 
 class ConfigError(ValueError):
-    """A configuration names an unknown key or gives a value of the wrong type."""
+    """A configuration names an unknown key, or gives a value of the wrong type or out of its limits."""
 
 
 @dataclass(frozen=True)
@@ -133,12 +166,29 @@ def load_config(preset: str, overrides: Sequence[str] = ()) -> Config:
     """Read a preset (`nano`, `tiny`, or a path to a TOML file) and apply overrides `section.key=value`.
 
     Values are TOML (`train.lr=3e-4`, `data.photos=["a.tar"]`); a bare word counts as a string.
-    Raises ConfigError for an unknown preset, section or key, or a value of the wrong type.
+    Raises ConfigError for an unknown preset, section or key, a file that is no TOML, or a value of the wrong
+    type or out of its limits.
     """
     tree = _read_preset(preset)
     for item in overrides:
         _override(tree, item)
-    return from_dict(Config, tree)
+    config = from_dict(Config, tree)
+    validate(config)
+    return config
+
+
+def validate(config: Config) -> None:
+    """Raise ConfigError, naming the setting, its limit and its value, where training could not work."""
+    for name, value in _leaves(config, ""):
+        _check_number(name, re.sub(r"\[\d+\]", "", name), value)
+    for name, length in LENGTHS.items():
+        value = attrgetter(name)(config)
+        if len(value) != length:
+            raise ConfigError(f"{name} must have {length} values, got {len(value)}: {list(value)}")
+    _check_course(config.train.stages)
+    _check_losses(config.loss)
+    for i, stage in enumerate(config.train.stages):
+        _check_batches(f"train.stages[{i}]", stage, config.loss)
 
 
 def from_dict(cls: type[T], tree: Mapping[str, Any], where: str = "") -> T:
@@ -155,6 +205,80 @@ def from_dict(cls: type[T], tree: Mapping[str, Any], where: str = "") -> T:
 def to_dict(config: Any) -> dict[str, Any]:
     """The inverse of `from_dict`: plain nested dicts, ready for JSON."""
     return asdict(config)
+
+
+def _leaves(value: Any, where: str) -> Iterator[tuple[str, Any]]:
+    """All values that are no section and no list, with their names: `train.stages[0].crop[1]`."""
+    if is_dataclass(value):
+        for f in fields(value):
+            yield from _leaves(getattr(value, f.name), f"{where}.{f.name}" if where else f.name)
+    elif isinstance(value, tuple):
+        for i, item in enumerate(value):
+            yield from _leaves(item, f"{where}[{i}]")
+    else:
+        yield where, value
+
+
+def _check_number(name: str, setting: str, value: Any) -> None:
+    if isinstance(value, (str, bool)):
+        return
+    may_be_0 = setting in MAY_BE_0 or setting.startswith("loss.")
+    if not math.isfinite(value) or value < 0 or (value == 0 and not may_be_0):
+        raise ConfigError(f"{name} must be {'at least' if may_be_0 else 'above'} 0 and finite, got {value}")
+    if setting in AT_MOST_1 and value > 1:
+        raise ConfigError(f"{name} must be at most 1, got {value}")
+    if setting in MULTIPLES_OF_64 and value % 64:
+        raise ConfigError(f"{name} must be a multiple of 64, got {value}")
+
+
+def _check_course(stages: Sequence[StageConfig]) -> None:
+    ends = [stage.until for stage in stages]
+    if not ends:
+        raise ConfigError("train.stages must hold at least 1 stage, got none")
+    for i, (earlier, later) in enumerate(pairwise(ends), start=1):
+        if later <= earlier:
+            raise ConfigError(f"train.stages[{i}].until must be above the {earlier} before it, got {later}")
+    if ends[-1] != 1.0:
+        raise ConfigError(f"train.stages[{len(ends) - 1}].until is the last and must be 1.0, got {ends[-1]}")
+
+
+def _check_losses(loss: LossConfig) -> None:
+    if loss.flow == 0 and loss.content == 0:
+        raise ConfigError("loss.flow or loss.content must be above 0, got 0 for both")
+    if loss.flow > 0 and not _in_use(loss, KNOWN_MOTION_TERMS + VIDEO_TERMS):
+        raise _without_terms("loss.flow", loss.flow, KNOWN_MOTION_TERMS + VIDEO_TERMS)
+    if loss.content > 0 and not _in_use(loss, CONTENT_TERMS):
+        raise _without_terms("loss.content", loss.content, CONTENT_TERMS)
+
+
+def _check_batches(where: str, stage: StageConfig, loss: LossConfig) -> None:
+    """Every stage has something to train on, and terms for the pairs that it has."""
+    if loss.content > 0 and stage.image_batch < 2:  # VICReg's statistics are over the batch
+        raise ConfigError(
+            f"{where}.image_batch must be at least 2 while loss.content is above 0, got {stage.image_batch}"
+        )
+    if loss.flow == 0:
+        return
+    if stage.batch + stage.video_batch < 1:
+        raise ConfigError(
+            f"{where}: batch + video_batch must be at least 1 while loss.flow is above 0, got 0"
+        )
+    terms = (KNOWN_MOTION_TERMS if stage.batch else ()) + (VIDEO_TERMS if stage.video_batch else ())
+    if not _in_use(loss, terms):
+        raise ConfigError(
+            f"{where}: batch {stage.batch} and video_batch {stage.video_batch} need one of loss."
+            f"{', loss.'.join(terms)} above 0, got 0 for all"
+        )
+
+
+def _in_use(loss: LossConfig, terms: Sequence[str]) -> bool:
+    return any(value > 0 for term in terms for _, value in _leaves(getattr(loss, term), term))
+
+
+def _without_terms(name: str, weight: float, terms: Sequence[str]) -> ConfigError:
+    return ConfigError(
+        f"{name} is {weight}, so one of loss.{', loss.'.join(terms)} must be above 0, got 0 for all"
+    )
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
@@ -184,12 +308,15 @@ def _read_preset(preset: str) -> dict[str, Any]:
     packaged = resources.files("mcjepa") / "presets" / f"{preset}.toml"
     path = Path(preset)
     if packaged.is_file():
-        text = packaged.read_text()
+        data = packaged.read_bytes()
     elif path.suffix == ".toml" and path.is_file():
-        text = path.read_text()
+        data = path.read_bytes()
     else:
         raise ConfigError(f"preset {preset!r} is neither one of nano, tiny nor an existing .toml file")
-    return tomllib.loads(text)
+    try:
+        return tomllib.loads(data.decode())
+    except ValueError as error:  # no UTF-8, or no TOML
+        raise ConfigError(f"{path} is no TOML file: {error}") from error
 
 
 def _override(tree: dict[str, Any], item: str) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mcjepa import checkpoint, losses
-from mcjepa.config import Config, StageConfig, to_dict
+from mcjepa.config import Config, StageConfig, to_dict, validate
 from mcjepa.data.batches import Batch, Sources, batches, open_sources
 from mcjepa.model import MCJEPA
 
@@ -49,9 +49,11 @@ def train(config: Config, run: Path, init: Path | None = None, device: str | Non
     """Train to the end of the schedule in folder `run`, resuming from its newest checkpoint if there is one.
 
     init: a checkpoint whose weights (not the optimiser) a fresh run starts from. Returns the last checkpoint.
-    SIGTERM and Ctrl-C write a checkpoint and end the run; the same command continues it. Raises ValueError
-    where the run's checkpoint has another configuration, TrainingDiverged on a loss that is not finite.
+    SIGTERM and Ctrl-C write a checkpoint and end the run; the same command continues it. Raises ConfigError
+    for a value out of its limits, ValueError where the run's checkpoint has another configuration,
+    TrainingDiverged on a loss that is not finite.
     """
+    validate(config)  # else its checkpoints could not be loaded again
     torch.manual_seed(config.train.seed)
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     trainer = Trainer(config, run, target)
