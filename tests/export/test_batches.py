@@ -54,6 +54,28 @@ def test_a_batch_is_a_function_of_seed_and_step(small_config):
     assert not equal(make(other, range(2, 3))[0], part[0])
 
 
+def test_a_kind_of_data_is_the_same_whichever_others_are_in_use(small_config):
+    def one(config: Config, **stage: int) -> Batch:
+        stages = (replace(config.train.stages[0], **stage),)
+        return make(replace(config, train=replace(config.train, stages=stages)), range(3, 4))[0]
+
+    joint = one(small_config)
+    parts = [
+        one(with_loss(small_config, flow=0.0)),
+        one(with_loss(small_config, content=0.0), batch=0),
+        one(with_loss(small_config, content=0.0), video_batch=0),
+    ]
+    assert sorted(key for part in parts for key in part) == sorted(joint)
+    assert all(torch.equal(part[key], joint[key]) for part in parts for key in part)
+
+
+def test_no_two_kinds_of_data_draw_the_same_numbers(small_config, monkeypatch):
+    streams, default_rng = [], np.random.default_rng
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: streams.append(seed) or default_rng(seed))
+    make(small_config, range(2))
+    assert len({tuple(seed) for seed in streams}) == 6
+
+
 def test_a_worker_makes_the_same_batches(small_config):
     steps = range(1, 4)
     here, there = make(small_config, steps), make(with_data(small_config, workers=1), steps)

@@ -21,6 +21,8 @@ from mcjepa.data.video import FramePairs, open_pairs
 
 Batch = dict[str, Tensor]
 
+KNOWN_MOTION, VIDEO, VIEWS = range(3)  # kinds of data: each draws from a random stream of its own
+
 
 @dataclass(frozen=True)
 class Sources:
@@ -51,6 +53,9 @@ def open_sources(config: Config) -> Sources:
 class StepBatches(Dataset[Batch]):
     """Item `step` is the whole batch of that step: flow pairs and two views of images, uint8, channels first.
 
+    A kind of data is the same at a step whichever of the others are in use, so that joint training and flow
+    or content alone can be compared.
+
     known1, known2 (K, 3, h, w), truth (K, 2, h, w) px; video1, video2 (V, 3, h, w);
     view1, view2 (N, 3, s, s).
     """
@@ -59,14 +64,16 @@ class StepBatches(Dataset[Batch]):
         self.sources, self.stage, self.seed, self.view_min_area = sources, stage, seed, view_min_area
 
     def __getitem__(self, step: int) -> Batch:
-        rng = np.random.default_rng([self.seed, step])
+        def rng(kind: int) -> np.random.Generator:
+            return np.random.default_rng([self.seed, step, kind])
+
         batch: Batch = {}
         if self.sources.photos is not None and self.stage.batch:
-            batch |= self._known_motion(self.sources.photos, rng)
+            batch |= self._known_motion(self.sources.photos, rng(KNOWN_MOTION))
         if self.sources.videos is not None and self.stage.video_batch:
-            batch |= self._video(self.sources.videos, rng)
+            batch |= self._video(self.sources.videos, rng(VIDEO))
         if self.sources.images is not None:
-            batch |= self._views(self.sources.images, rng)
+            batch |= self._views(self.sources.images, rng(VIEWS))
         return batch
 
     def _known_motion(self, photos: ImageSet, rng: np.random.Generator) -> Batch:
