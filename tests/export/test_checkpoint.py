@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,7 +36,8 @@ def edit_sidecar(saved: Path, change) -> None:
 
 def test_everything_comes_back(saved, model, small_config):
     loaded = checkpoint.load(saved)
-    assert (loaded.config, loaded.step, loaded.minutes, loaded.path) == (small_config, 7, 1.5, saved)
+    assert (loaded.step, loaded.minutes, loaded.path) == (7, 1.5, saved)
+    assert replace(loaded.config, data=small_config.data) == small_config
     before, after = model.state_dict(), loaded.model.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[k], after[k]) for k in before)
@@ -126,9 +128,9 @@ def test_a_half_written_checkpoint_is_no_checkpoint(saved, model, small_config):
     (run / "step-00000008").mkdir()  # no sidecar in it
     assert checkpoint.steps(run) == [saved]
     assert checkpoint.load(run).step == 7
-    checkpoint.save(run, model, small_config, 9, 2.0, STATE)  # what a kill left over is in nobody's way
+    checkpoint.save(run, model, small_config, 10, 2.0, STATE)  # what a kill left over is cleared away
     assert not part.exists()
-    assert checkpoint.load(run).step == 9
+    assert checkpoint.load(run).step == 10
 
 
 def test_a_failed_save_leaves_the_earlier_checkpoint(saved, model, small_config, monkeypatch):
@@ -153,6 +155,84 @@ def test_the_same_step_can_be_saved_twice(saved, model, small_config):
     again = checkpoint.save(saved.parent, model, replace(small_config), 7, 3.0, STATE)
     assert again == saved
     assert checkpoint.load(saved.parent).minutes == 3.0
+
+
+@pytest.mark.parametrize("stage", ["first rename", "second rename", "removal"])
+def test_a_kill_while_a_step_is_saved_again_leaves_a_checkpoint(
+    saved, model, small_config, monkeypatch, stage
+):
+    run, replace_, rename_calls = saved.parent, os.replace, []
+
+    class Killed(BaseException):
+        pass
+
+    def killing(source: Path, target: Path) -> None:
+        rename_calls.append(target)
+        if len(rename_calls) == {"first rename": 1, "second rename": 2}.get(stage):
+            raise Killed
+        replace_(source, target)
+
+    def no_removal(_folder: Path, **_options: object) -> None:
+        if len(rename_calls) == 2:
+            raise Killed
+
+    monkeypatch.setattr(checkpoint.os, "replace", killing)
+    if stage == "removal":
+        monkeypatch.setattr(checkpoint.shutil, "rmtree", no_removal)
+    with pytest.raises(Killed):
+        checkpoint.save(run, model, small_config, 7, 3.0, STATE)
+    monkeypatch.undo()
+    assert checkpoint.load(run).step == 7
+    assert checkpoint.load(run).minutes == (3.0 if stage == "removal" else 1.5)
+    for step in (7, 8, 9, 10):  # and what is left over is in nobody's way
+        checkpoint.save(run, model, small_config, step, 4.0, STATE)
+    assert sorted(p.name for p in run.iterdir() if p.name.startswith("step")) == [
+        "step-00000009",
+        "step-00000010",
+    ]
+
+
+def test_the_newer_of_two_checkpoints_of_a_step_is_the_one_without_old(saved, model, small_config):
+    run = saved.parent
+    saved.rename(run / "step-00000007.old")
+    assert checkpoint.load(run).minutes == 1.5
+    checkpoint.save(run, model, small_config, 7, 2.5, STATE)
+    assert checkpoint.load(run).minutes == 2.5
+
+
+def test_files_are_on_the_disk_before_the_checkpoint_has_its_name(saved, model, small_config, monkeypatch):
+    events: list[str | int] = []
+    fsync, replace_ = os.fsync, os.replace
+
+    def flushing(handle: int) -> None:
+        events.append(os.fstat(handle).st_ino)
+        fsync(handle)
+
+    def renaming(source: Path, target: Path) -> None:
+        events.append("rename")
+        replace_(source, target)
+
+    monkeypatch.setattr(checkpoint.os, "fsync", flushing)
+    monkeypatch.setattr(checkpoint.os, "replace", renaming)
+    new = checkpoint.save(saved.parent, model, small_config, 8, 2.0, STATE)
+    before = events[: events.index("rename")]
+    assert set(before) == {p.stat().st_ino for p in (*new.iterdir(), new)}
+    assert events[len(before) :] == ["rename", saved.parent.stat().st_ino]
+
+
+def test_the_sidecar_names_the_data_and_not_where_it_lay(model, small_config, tmp_path):
+    data = replace(
+        small_config.data,
+        photos=("/home/somebody/data/photos.tar", "more/"),
+        videos=("../clips",),
+        video_cache="/scratch/cache",
+    )
+    saved = checkpoint.save(tmp_path, model, replace(small_config, data=data), 1, 1.0, STATE)
+    found = checkpoint.load(saved).config.data
+    assert (found.photos, found.videos, found.images) == (("photos.tar", "more"), ("clips",), ("images",))
+    text = (saved / SIDECAR).read_text()
+    assert all(part not in text for part in ("somebody", "scratch", "..", str(tmp_path)))
+    assert checkpoint.load(saved).config.data.workers == data.workers
 
 
 def test_an_empty_run_has_no_checkpoint(tmp_path):

@@ -97,7 +97,7 @@ def test_a_run_writes_metrics_and_a_checkpoint(small_config, unbroken):
         assert row.keys() >= FLOW | CONTENT | {"lr", "minutes", "grad_flow", "grad_content"}
         assert all(math.isfinite(value) for value in row.values())
     saved = checkpoint.load(unbroken)
-    assert (saved.step, saved.config) == (6, small_config)
+    assert (saved.step, replace(saved.config, data=small_config.data)) == (6, small_config)
     torch.manual_seed(small_config.train.seed)
     fresh = Trainer(small_config, unbroken, CPU).model.state_dict()
     still = [k for k, v in saved.model.state_dict().items() if torch.equal(v, fresh[k])]

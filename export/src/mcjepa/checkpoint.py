@@ -4,8 +4,10 @@
                             training.pt          optimiser state
                             checkpoint.json      config, step, minutes spent, sha256 of the weights
 
-A folder appears under its name only when it is complete. Loading fails loudly: a missing file, another
-checksum, an unknown setting or a missing tensor is a CheckpointError, never a fresh start in silence.
+A folder appears under its name only when it is complete and on the disk; of a step saved again, the earlier
+folder stays until then (for a moment as step-00001200.old, which counts too). Loading fails loudly: a missing
+file, another checksum, an unknown setting or one out of its limits, or a missing tensor is a CheckpointError,
+never a fresh start in silence.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -22,7 +25,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from mcjepa.config import Config, ConfigError, from_dict, to_dict, validate
+from mcjepa.config import Config, ConfigError, DataConfig, from_dict, to_dict, validate
 from mcjepa.model import MCJEPA
 
 WEIGHTS, TRAINING, SIDECAR = "model.safetensors", "training.pt", "checkpoint.json"
@@ -45,10 +48,14 @@ class Checkpoint:
 def save(
     folder: Path, model: MCJEPA, config: Config, step: int, minutes: float, optimizer_state: dict[str, Any]
 ) -> Path:
-    """Write `folder`/step-NNNNNNNN and return it; older checkpoints but the last one are removed."""
+    """Write `folder`/step-NNNNNNNN and return it; older checkpoints but the last one are removed.
+
+    The sidecar names the data sets, not where they lay.
+    """
     final = folder / f"step-{step:08d}"
     part = folder / f".{final.name}.part"
-    shutil.rmtree(part, ignore_errors=True)
+    for left_over in folder.glob(".step-*.part"):  # by a run that was killed
+        shutil.rmtree(left_over)
     part.mkdir(parents=True)
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, part / WEIGHTS)
     torch.save(optimizer_state, part / TRAINING)
@@ -56,19 +63,21 @@ def save(
         "step": step,
         "minutes": minutes,
         "weights_sha256": sha256(part / WEIGHTS),
-        "config": to_dict(config),
+        "config": to_dict(replace(config, data=_names(config.data))),
     }
     (part / SIDECAR).write_text(json.dumps(sidecar, indent=1))
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(part, final)
+    _flush([*part.iterdir(), part])
+    _put_in_place(part, final)
+    _flush([folder])
     for old in steps(folder)[:-2]:
-        shutil.rmtree(old)
+        _remove(old)
     return final
 
 
 def steps(folder: Path) -> list[Path]:
     """The complete checkpoints of a run, oldest first."""
-    return sorted(p for p in folder.glob("step-*") if (p / SIDECAR).is_file())
+    found = (p for p in folder.glob("step-*") if (p / SIDECAR).is_file())
+    return sorted(found, key=lambda p: (p.stem, p.suffix != ".old"))
 
 
 def resolve(path: Path) -> Path:
@@ -104,6 +113,49 @@ def load_training_state(path: Path) -> dict[str, Any]:
     except (OSError, EOFError, RuntimeError, UnpicklingError) as error:
         raise CheckpointError(f"{path / TRAINING}: {error}") from error
     return state
+
+
+def _names(data: DataConfig) -> DataConfig:
+    """The data sets by their names alone."""
+
+    def last_parts(paths: Iterable[str]) -> tuple[str, ...]:
+        return tuple(Path(path).name for path in paths)
+
+    return replace(
+        data,
+        photos=last_parts(data.photos),
+        videos=last_parts(data.videos),
+        images=last_parts(data.images),
+        video_cache=Path(data.video_cache).name,
+    )
+
+
+def _flush(paths: Iterable[Path]) -> None:
+    """Have files and folders written to the disk: else a rename may get there before what it renames."""
+    for path in paths:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _put_in_place(part: Path, final: Path) -> None:
+    """Rename `part` to `final`; a checkpoint already there gives way only once the new one is in place."""
+    if not final.exists():
+        os.replace(part, final)
+        return
+    old = final.with_name(f"{final.name}.old")
+    _remove(old)
+    os.replace(final, old)
+    os.replace(part, final)
+    _remove(old)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a checkpoint, the sidecar first: without it, what is left is no checkpoint."""
+    (folder / SIDECAR).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def sha256(path: Path) -> str:
