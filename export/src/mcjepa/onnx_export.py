@@ -10,6 +10,7 @@ Normalisation is inside the graph; each frame of a clip is encoded once. H and W
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,7 +91,8 @@ def export_graph(graph: Graph, path: Path) -> None:
     """Write one ONNX file, atomically. B is dynamic; for frames N, H and W too."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # the exporter's own use of what torch deprecates
         torch.onnx.export(
             graph.module.eval(),
             (graph.example,),

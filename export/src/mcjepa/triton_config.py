@@ -1,6 +1,6 @@
 """`config.pbtxt` of the exported models, from a dataclass through Triton's own protobuf.
 
-The `parameters` block carries the contract that the gateway checks before it is ready; all values are strings.
+The `parameters` block carries the contract that the gateway checks before it is ready; values are strings.
 """
 
 from __future__ import annotations

@@ -1,0 +1,66 @@
+"""`mcjepa export`: a checkpoint becomes a model repository, or nothing at all.
+
+Everything is written to a folder beside the target, checked for parity there, and only then put in its place.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mcjepa import checkpoint, model_card
+from mcjepa.config import Config
+from mcjepa.onnx_export import export_graph, graphs
+from mcjepa.parity import check_parity, parity_rows
+from mcjepa.triton_config import model_config, parameters, write_config
+
+
+def export(
+    source: Path, repository: Path, model_version: str, frames: Sequence[np.ndarray], command: str
+) -> None:
+    """Write `repository` from the checkpoint `source`.
+
+    frames: real frames for the parity check. command: how to repeat it, for the model card. Raises
+    CheckpointError, or ParityError where ONNX Runtime and torch differ; `repository` is then untouched.
+    """
+    saved = checkpoint.load(source)
+    params = parameters(saved.config, model_version, saved.weights_sha256, training_summary(saved))
+    part = repository.with_name(f".{repository.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    for graph in graphs(saved.model):
+        export_graph(graph, part / graph.name / "1" / "model.onnx")
+        write_config(part / graph.name / "config.pbtxt", model_config(graph, saved.config, params))
+    reports = check_parity(saved.model, part, frames)
+    model_card.save_result(part, "parity", parity_rows(reports), command)
+    _replace(part, repository)
+
+
+def training_summary(saved: checkpoint.Checkpoint) -> str:
+    """One paragraph on how the weights came about, from the checkpoint's own configuration."""
+    config, loss = saved.config, saved.config.loss
+    largest = max(stage.max_motion for stage in config.train.stages)
+    return (
+        f"{saved.step} joint steps in {saved.minutes:.0f} minutes; each step one batch of frame pairs "
+        f"(known-motion pairs up to {largest:g} px, and video pairs) and one of still images.\n"
+        f"Weights of flow and content {loss.flow:g} and {loss.content:g}, the gradient of each clipped on its own."
+        f"\nData: {_names(config)}."
+    )
+
+
+def _names(config: Config) -> str:
+    data = config.data
+    return ", ".join(Path(p).name for p in (*data.photos, *data.videos, *data.images))
+
+
+def _replace(part: Path, repository: Path) -> None:
+    """Put the finished folder in place; the old one is moved aside first, so that none is ever half new."""
+    old = repository.with_name(f".{repository.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if repository.exists():
+        os.replace(repository, old)
+    os.replace(part, repository)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,121 @@
+"""Parity: the exported ONNX files against torch, on real frames at three sizes; a mismatch is an error."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import nn
+
+from mcjepa.data.files import decode_rgb, list_images
+from mcjepa.model import MCJEPA
+from mcjepa.onnx_export import Graph, graphs
+from mcjepa.predictors import OnnxModels, to_square
+
+SIZES = ((128, 192), (256, 448), (448, 1024))  # (H, W) px
+FLOW_LIMIT = 0.01  # px, the largest difference of any vector
+EMBEDDING_LIMIT = 1e-4  # cosine distance
+
+
+class ParityError(RuntimeError):
+    """The exported models and torch differ by more than the limits."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The largest differences of one exported model at one size."""
+
+    model: str
+    size: str  # HxW px
+    flow_px: float | None  # None where the model has no flow
+    embedding_cosine: float
+
+    @property
+    def passed(self) -> bool:
+        return (self.flow_px or 0.0) < FLOW_LIMIT and self.embedding_cosine < EMBEDDING_LIMIT
+
+
+def read_frames(path: Path, count: int = 3) -> list[np.ndarray]:
+    """The first frames of a video or of a folder of images, all of one size: uint8 (H, W, 3) RGB.
+
+    Raises ValueError where there are fewer than `count`.
+    """
+    if path.is_dir():
+        frames = [decode_rgb(ref.read()) for ref in list_images(path)[:count]]
+    else:
+        frames = _decode(path, count)
+    if len(frames) < count or len({f.shape for f in frames}) > 1:
+        raise ValueError(f"{path}: {count} frames of one size are needed, found {[f.shape for f in frames]}")
+    return frames
+
+
+def check_parity(model: MCJEPA, repository: Path, frames: Sequence[np.ndarray]) -> list[Parity]:
+    """Every exported model in `repository` against `model`. Raises ParityError over the limits.
+
+    The reports of all models and sizes, also the good ones, are in the message of the error.
+    """
+    onnx = OnnxModels(repository)
+    reports = [report for graph in graphs(model) for report in _compare(graph, onnx, frames)]
+    if not all(report.passed for report in reports):
+        raise ParityError(
+            f"flow limit {FLOW_LIMIT} px, cosine limit {EMBEDDING_LIMIT}\n{parity_table(reports)}"
+        )
+    return reports
+
+
+def _compare(graph: Graph, onnx: OnnxModels, frames: Sequence[np.ndarray]) -> list[Parity]:
+    if graph.input_name == "images":
+        batches = [np.stack([to_square(f, onnx.image_size) for f in frames])]
+    else:
+        batches = [np.stack([cv2.resize(f, (w, h)) for f in frames])[None] for h, w in SIZES]
+    return [_compare_batch(graph, onnx, batch) for batch in batches]
+
+
+def _compare_batch(graph: Graph, onnx: OnnxModels, batch: np.ndarray) -> Parity:
+    expected = dict(zip(graph.output_names, _run_torch(graph.module, batch), strict=True))
+    found = {name: onnx.run(graph.name, batch, name) for name in graph.output_names}
+    flows = [name for name in graph.output_names if name.startswith("flow")]
+    gaps = [float(np.abs(expected[name] - found[name]).max()) for name in flows]
+    h, w = batch.shape[-3:-1]
+    cosine = cosine_distance(expected["embedding"], found["embedding"])
+    return Parity(graph.name, f"{h}x{w}", max(gaps, default=None), cosine)
+
+
+@torch.no_grad()
+def _run_torch(module: nn.Module, batch: np.ndarray) -> list[np.ndarray]:
+    return [output.numpy() for output in module.eval()(torch.from_numpy(batch))]
+
+
+def cosine_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """The largest 1 - cosine between the vectors (..., D) of two arrays; 0 at best."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    cosine = (a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
+    return max(float(1 - cosine.min()), 0.0)
+
+
+def parity_table(reports: Sequence[Parity]) -> str:
+    """Reports as a Markdown table."""
+    lines = ["| model | size | largest flow difference, px | largest cosine distance |", "|---|---|---|---|"]
+    for r in reports:
+        flow = "-" if r.flow_px is None else f"{r.flow_px:.1e}"
+        lines.append(f"| {r.model} | {r.size} | {flow} | {r.embedding_cosine:.1e} |")
+    return "\n".join(lines)
+
+
+def parity_rows(reports: Sequence[Parity]) -> list[dict[str, Any]]:
+    """Reports as plain dictionaries, ready for JSON."""
+    return [asdict(report) for report in reports]
+
+
+def _decode(video: Path, count: int) -> list[np.ndarray]:
+    capture = cv2.VideoCapture(str(video))
+    try:
+        frames = [frame for ok, frame in (capture.read() for _ in range(count)) if ok]
+    finally:
+        capture.release()
+    return [cv2.cvtColor(frame, cv2.COLOR_BGR2RGB) for frame in frames]

@@ -1,0 +1,117 @@
+"""What can be judged: the exported models, a checkpoint, and the two baselines zero flow and DIS.
+
+Flow predictors map two frames, uint8 (H, W, 3) RGB of any size, to float32 (H, W, 2) px.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnxruntime as ort
+import torch
+
+from mcjepa.model import MCJEPA
+from mcjepa.model.joint import STRIDE
+from mcjepa.triton_config import read_parameters
+
+FlowPredictor = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def zero_flow(img1: np.ndarray, img2: np.ndarray) -> np.ndarray:
+    """No motion at all."""
+    return np.zeros((*img1.shape[:2], 2), np.float32)
+
+
+def dis_flow(img1: np.ndarray, img2: np.ndarray) -> np.ndarray:
+    """OpenCV's Dense Inverse Search, preset medium (Kroeger et al., 2016)."""
+    dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    grey = [cv2.cvtColor(img, cv2.COLOR_RGB2GRAY) for img in (img1, img2)]
+    flow: np.ndarray = dis.calc(grey[0], grey[1], None)  # type: ignore[call-overload]
+    return flow
+
+
+class OnnxModels:
+    """The exported models of a model repository, run by ONNX Runtime on the CPU."""
+
+    def __init__(self, repository: Path, threads: int = 1) -> None:
+        self.repository = repository
+        self.parameters = read_parameters(repository / "mcjepa_flow" / "config.pbtxt")
+        self.image_size = int(self.parameters.embed_image_size)
+        self._threads = threads
+        self._sessions: dict[str, ort.InferenceSession] = {}
+
+    def flow(self, img1: np.ndarray, img2: np.ndarray) -> np.ndarray:
+        """A FlowPredictor."""
+        h, w = img1.shape[:2]
+        frames = np.stack([pad_to_stride(img1), pad_to_stride(img2)])[None]  # (1, 2, H, W, 3)
+        flow = self.run("mcjepa_flow", frames, "flow")[0, 0]  # (2, H, W) px
+        return np.ascontiguousarray(flow[:, :h, :w].transpose(1, 2, 0))
+
+    def embed(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """Images (H, W, 3) of any size -> (B, D), not normalised."""
+        batch = np.stack([to_square(img, self.image_size) for img in images])
+        return self.run("mcjepa_embed", batch, "embedding")
+
+    def run(self, model: str, batch: np.ndarray, output: str) -> np.ndarray:
+        """One output of one model."""
+        session = self._session(model)
+        result: np.ndarray = session.run([output], {session.get_inputs()[0].name: batch})[0]
+        return result
+
+    def _session(self, model: str) -> ort.InferenceSession:
+        if model not in self._sessions:
+            options = ort.SessionOptions()
+            options.intra_op_num_threads = self._threads
+            path = self.repository / model / "1" / "model.onnx"
+            self._sessions[model] = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return self._sessions[model]
+
+
+class TorchModel:
+    """A checkpoint, run by torch in float32: the same two calls as OnnxModels."""
+
+    def __init__(self, model: MCJEPA) -> None:
+        self.model = model.eval()
+        self.image_size = model.config.content.image_size
+
+    @torch.no_grad()
+    def flow(self, img1: np.ndarray, img2: np.ndarray) -> np.ndarray:
+        """A FlowPredictor."""
+        h, w = img1.shape[:2]
+        flow = self.model(to_tensor([pad_to_stride(img1)]), to_tensor([pad_to_stride(img2)])).flow[0]
+        return np.ascontiguousarray(flow[:, :h, :w].permute(1, 2, 0).numpy())
+
+    @torch.no_grad()
+    def embed(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """Images (H, W, 3) of any size -> (B, D), not normalised."""
+        feats = self.model.encode(to_tensor([to_square(img, self.image_size) for img in images]))
+        embedding: np.ndarray = self.model.embed(feats).numpy()
+        return embedding
+
+
+def pad_to_stride(img: np.ndarray) -> np.ndarray:
+    """Repeat the last row and column until H and W are multiples of the stride."""
+    h, w = img.shape[:2]
+    return np.pad(img, ((0, -h % STRIDE), (0, -w % STRIDE), (0, 0)), mode="edge")
+
+
+def to_square(img: np.ndarray, side: int) -> np.ndarray:
+    """The whole image as (side, side, 3): axes that shrink are averaged, then axes that grow interpolated.
+
+    The gateway prepares images for `mcjepa_embed` in the same way.
+    """
+    h, w = img.shape[:2]
+    shrunk = (min(w, side), min(h, side))
+    if shrunk != (w, h):
+        img = cv2.resize(img, shrunk, interpolation=cv2.INTER_AREA)
+    if shrunk != (side, side):
+        img = cv2.resize(img, (side, side), interpolation=cv2.INTER_LINEAR)
+    return img
+
+
+def to_tensor(images: Sequence[np.ndarray]) -> torch.Tensor:
+    """Images (H, W, 3) -> (B, 3, H, W)."""
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
