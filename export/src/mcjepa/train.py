@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import time
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mcjepa import checkpoint, losses
+from mcjepa import checkpoint, losses, run_folder
 from mcjepa.config import Config, StageConfig, to_dict, validate
 from mcjepa.data.batches import Batch, Sources, batches, open_sources
 from mcjepa.model import MCJEPA
@@ -50,15 +49,16 @@ def train(config: Config, run: Path, init: Path | None = None, device: str | Non
 
     init: a checkpoint whose weights (not the optimiser) a fresh run starts from. Returns the last checkpoint.
     SIGTERM and Ctrl-C write a checkpoint and end the run; the same command continues it. Raises ConfigError
-    for a value out of its limits, ValueError where the run's checkpoint has another configuration,
-    TrainingDiverged on a loss that is not finite.
+    for a value out of its limits, RunLockedError where another process trains in the folder, ValueError where
+    the run's checkpoint has another configuration, TrainingDiverged on a loss that is not finite.
     """
     validate(config)  # else its checkpoints could not be loaded again
     torch.manual_seed(config.train.seed)
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    trainer = Trainer(config, run, target)
-    trainer.restore(init)
-    return trainer.run_to_end(open_sources(config))
+    with run_folder.locked(run):
+        trainer = Trainer(config, run, target)
+        trainer.restore(init)
+        return trainer.run_to_end(open_sources(config))
 
 
 class Trainer:
@@ -93,11 +93,11 @@ class Trainer:
 
     def run_to_end(self, sources: Sources) -> Path:
         """Run all stages; always leaves a checkpoint of the last step."""
-        self.run.mkdir(parents=True, exist_ok=True)
+        run_folder.keep_metrics(self.run, self.progress.step)
         self.progress.started = time.monotonic()
         previous = {s: signal.signal(s, self._request_stop) for s in (signal.SIGTERM, signal.SIGINT)}
         try:
-            with (self.run / "metrics.jsonl").open("a") as metrics, self._bar() as bar:
+            with (self.run / run_folder.METRICS).open("a") as metrics, self._bar() as bar:
                 for stage in self.config.train.stages:
                     self._run_stage(stage, sources, metrics, bar)
         finally:
@@ -207,14 +207,13 @@ class Trainer:
         bar.update(0)
         if self.progress.step % self.config.train.log_every:
             return
-        values = {k: round(float(v), 5) for k, v in terms.items()}
         row = {
             "step": self.progress.step,
-            "minutes": round(self.progress.spent(), 3),
+            "minutes": self.progress.spent(),
             "max_motion": stage.max_motion,
+            "lr": self.optimizer.param_groups[0]["lr"],
         }
-        row["lr"] = self.optimizer.param_groups[0]["lr"]
-        metrics.write(json.dumps(row | values) + "\n")
+        metrics.write(run_folder.metrics_row(row | {k: float(v) for k, v in terms.items()}))
         metrics.flush()
         bar.set_postfix_str(_format(terms))
 
