@@ -46,7 +46,7 @@ def training_summary(saved: checkpoint.Checkpoint) -> str:
     return (
         f"{saved.step} joint steps in {saved.minutes:.0f} minutes; each step one batch of frame pairs "
         f"(known-motion pairs up to {largest:g} px, and video pairs) and one of still images.\n"
-        f"Weights of flow and content {loss.flow:g} and {loss.content:g}, the gradient of each clipped on its own."
+        f"Weights of flow and content {loss.flow:g} and {loss.content:g}, each gradient clipped on its own."
         f"\nData: {_names(config)}."
     )
 
