@@ -59,21 +59,22 @@ class LevelMatcher(nn.Module):
         super().__init__()
         self.radius = radius
         self.project = nn.Conv2d(dim, config.match_dim, 1)
+        # centred before the l2 norm: else a part that is the same everywhere takes over the direction of all
+        # features, every cosine goes to 1, and the level never matches again (seen at stride 8)
+        self.centre = nn.BatchNorm2d(config.match_dim, affine=False)
         self.log_temperature = nn.Parameter(torch.tensor(math.log(config.temperature)))
 
     def forward(self, feats1: Tensor, feats2: Tensor, flow: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """-> corr (B, (2r+1)^2, H, W), displacement (B, 2, H, W) px, its peak (B, 1, H, W), context."""
-        context = self.project(feats1).float()
-        target = F.normalize(self.project(feats2).float(), dim=1)
+        projected = self.project(torch.cat([feats1, feats2])).float()
+        source, target = F.normalize(self.centre(projected), dim=1).chunk(2)
         # detached: gradients reach the coarser flow by the sum alone, else they explode along the warps
-        corr = ops.local_correlation(
-            F.normalize(context, dim=1), ops.warp(target, flow.detach()), self.radius
-        )
+        corr = ops.local_correlation(source, ops.warp(target, flow.detach()), self.radius)
         match = (corr * self.log_temperature.exp()).softmax(dim=1)
         shifts = ops.shift_vectors(self.radius, match)  # ((2r+1)^2, 2)
         # no einsum: autocast would take it to bfloat16, and with it the displacement to 0.015 px
         displacement = (match.unsqueeze(2) * shifts[..., None, None]).sum(1)
-        return corr, displacement, match.amax(dim=1, keepdim=True), context
+        return corr, displacement, match.amax(dim=1, keepdim=True), projected.chunk(2)[0]
 
 
 class FlowHead(nn.Module):
