@@ -80,7 +80,7 @@ class ContentConfig:
     """Embedding (pooled last level) and the expander, which exists in training only."""
 
     expander_dim: int = 768
-    image_size: int = 128  # side S of the images that the embedding model takes
+    image_size: int = 64  # side S of the images that the embedding model takes
 
 
 @dataclass(frozen=True)
