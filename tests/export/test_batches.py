@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from mcjepa.config import Config
-from mcjepa.data.batches import Batch, batches, open_sources
+from mcjepa.config import Config, to_dict
+from mcjepa.data.batches import Batch, Sources, batches, open_sources
+from mcjepa.data.files import FileRef
+from mcjepa.data.images import ImageSet
+
+# A program that takes one of many batches, and still holds the others when it is done.
+PROGRAM = """
+import json, sys
+from pathlib import Path
+from mcjepa.config import Config, from_dict
+from mcjepa.data.batches import batches, open_sources
+
+if __name__ == "__main__":
+    config = from_dict(Config, json.loads(Path(sys.argv[1]).read_text()))
+    taken = batches(open_sources(config), config.train.stages[0], config, range(10**9))
+    next(taken)
+"""
 
 
 def make(config: Config, steps: range) -> list[Batch]:
@@ -80,6 +101,57 @@ def test_a_worker_makes_the_same_batches(small_config):
     steps = range(1, 4)
     here, there = make(small_config, steps), make(with_data(small_config, workers=1), steps)
     assert all(equal(a, b) for a, b in zip(here, there, strict=True))
+
+
+class Deadly:
+    """What ends the process that unpickles it."""
+
+    def __reduce__(self) -> tuple[object, tuple[int]]:
+        return os._exit, (3,)
+
+
+def test_a_worker_that_dies_while_starting_is_an_error(small_config):
+    """With sources that do not fit into a pipe: a megabyte of names, most of which it does not get to see."""
+    files = [FileRef(Path("nowhere"), f"{i:030d}.png") for i in range(25_000)]
+    sources = Sources(photos=Deadly(), videos=None, images=ImageSet(files))
+    config = with_data(small_config, workers=1)
+    with pytest.raises(RuntimeError, match=r"worker .* exited unexpectedly"):
+        list(batches(sources, config.train.stages[0], config, range(2)))
+    assert multiprocessing.active_children() == []
+
+
+def test_a_worker_that_hangs_is_an_error_and_is_ended(small_config, tmp_path, monkeypatch):
+    """On a picture that never arrives, as on a network folder that is gone: here a pipe nobody writes to."""
+    os.mkfifo(tmp_path / "0.png")
+    monkeypatch.setattr("mcjepa.data.batches.WORKER_TIMEOUT", 4)
+    config = with_data(small_config, workers=1, images=(str(tmp_path),))
+    with pytest.raises(RuntimeError, match="timed out after 4 seconds"):
+        make(config, range(1))
+    assert multiprocessing.active_children() == []
+
+
+def test_what_a_worker_raises_comes_through(small_config, tmp_path):
+    (tmp_path / "0.png").write_bytes(b"no picture")
+    config = with_data(small_config, workers=1, images=(str(tmp_path),))
+    with pytest.raises(ValueError, match="none of 1 images is readable"):
+        make(config, range(1))
+    assert multiprocessing.active_children() == []
+
+
+def test_workers_end_with_the_use_of_their_batches(small_config):
+    config = with_data(small_config, workers=2)
+    endless = batches(open_sources(config), config.train.stages[0], config, range(10**9))
+    next(endless)
+    assert len(multiprocessing.active_children()) == 2
+    endless.close()
+    assert multiprocessing.active_children() == []
+
+
+def test_a_program_that_ends_amid_its_batches_ends(small_config, tmp_path, script):
+    settings = tmp_path / "config.json"
+    settings.write_text(json.dumps(to_dict(with_data(small_config, workers=1))))
+    command = [sys.executable, str(script(PROGRAM)), str(settings)]
+    subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=60, check=True)
 
 
 def test_images_are_rgb(small_config, tmp_path):

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
+import pickle
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property, partial
+from multiprocessing import active_children
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import cv2
 import numpy as np
@@ -21,6 +28,7 @@ from mcjepa.data.video import FramePairs, open_pairs
 
 Batch = dict[str, Tensor]
 
+WORKER_TIMEOUT = 300  # s without a batch, the first one included, after which a worker counts as hung
 KNOWN_MOTION, VIDEO, VIEWS = range(3)  # kinds of data: each draws from a random stream of its own
 
 
@@ -98,21 +106,68 @@ class StepBatches(Dataset[Batch]):
         return {"view1": stack([v[0] for v in views]), "view2": stack([v[1] for v in views])}
 
 
+class FiledBatches(Dataset[Batch]):
+    """A StepBatches for worker processes, read from a pickle file by each.
+
+    Handed over directly it would go through a pipe whose other end the parent holds open too: with a list of
+    files longer than the pipe, a worker that died while starting would leave the parent waiting for ever.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    @cached_property
+    def batches(self) -> StepBatches:
+        made: StepBatches = pickle.loads(Path(self.path).read_bytes())
+        return made
+
+    def __getitem__(self, step: int) -> Batch:
+        return self.batches[step]
+
+
 def batches(sources: Sources, stage: StageConfig, config: Config, steps: range) -> Iterator[Batch]:
-    """The batches of `steps` in order, made in `data.workers` processes ahead of their use."""
-    workers = config.data.workers
-    loader = DataLoader(
-        StepBatches(sources, stage, config.train.seed, config.data.view_min_area),
-        batch_size=None,
-        sampler=steps,  # type: ignore[arg-type]
-        num_workers=workers,
-        multiprocessing_context="spawn"
-        if workers
-        else None,  # a fork would inherit the video decoder's locks
-        prefetch_factor=4 if workers else None,
-        worker_init_fn=_prepare_worker,
-    )
-    yield from loader
+    """The batches of `steps` in order, made in `data.workers` processes ahead of their use.
+
+    Raises RuntimeError where a worker died or hangs, and what a worker raised.
+    """
+    made = StepBatches(sources, stage, config.train.seed, config.data.view_min_area)
+    if config.data.workers:
+        yield from _by_workers(made, steps, config.data.workers)
+    else:
+        yield from map(made.__getitem__, steps)
+
+
+def _by_workers(made: StepBatches, steps: range, workers: int) -> Iterator[Batch]:
+    others = active_children()
+    with NamedTemporaryFile(prefix="mcjepa-") as file:
+        pickle.dump(made, file)
+        file.flush()
+        loader = DataLoader(
+            FiledBatches(file.name),
+            batch_size=None,
+            sampler=steps,  # type: ignore[arg-type]
+            num_workers=workers,
+            multiprocessing_context="spawn",  # a fork would inherit the video decoder's locks
+            prefetch_factor=4,
+            timeout=WORKER_TIMEOUT,
+            worker_init_fn=_prepare_worker,
+        )
+        iterator = iter(loader)
+        end = partial(_kill, [child for child in active_children() if child not in others])
+        atexit.register(end)  # where an error that nobody caught still holds this generator
+        try:
+            yield from iterator
+        finally:
+            end()
+            atexit.unregister(end)
+
+
+def _kill(workers: list[BaseProcess]) -> None:
+    """End workers, hung ones too: they are deaf to SIGTERM, and a program waits for them at its end."""
+    for worker in workers:
+        with suppress(RuntimeError):  # the loader raises at the death of a worker, whoever caused it
+            worker.kill()
+            worker.join()
 
 
 def stack(arrays: list[np.ndarray]) -> Tensor:
@@ -138,8 +193,5 @@ def _prepare_worker(_worker: int) -> None:
     """One thread; and deaf to what ends a run: the training process saves, then ends its workers itself."""
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
-    for number in (
-        signal.SIGINT,
-        signal.SIGTERM,
-    ):  # Ctrl-C and schedulers send them to the whole process group
+    for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C and schedulers signal the whole process group
         signal.signal(number, signal.SIG_IGN)
