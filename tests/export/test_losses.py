@@ -117,19 +117,51 @@ def test_resized_flow_is_the_mean_of_a_block_in_pixels_of_the_coarser_grid(batch
     torch.testing.assert_close(coarse, naive_resize(batch.flow12, 2))
 
 
-def test_feature_regression_is_the_squared_gap_where_the_flow_stays_inside(batch):
+@pytest.fixture
+def visible() -> Tensor:
+    g = torch.Generator().manual_seed(2)
+    return (torch.rand(2, 1, 8, 12, generator=g) < 0.6).double()
+
+
+def naive_weight(visible: Tensor, flow: Tensor, factor: int, n: int, i: int, j: int) -> float:
+    """The visible share of a block of pixels; 0 where the flow of its position leaves the frame."""
+    h, w = flow.shape[-2:]
+    x, y = j + flow[n, 0, i, j].item(), i + flow[n, 1, i, j].item()
+    block = visible[n, 0, i * factor : (i + 1) * factor, j * factor : (j + 1) * factor]
+    return block.mean().item() if 0 <= x <= w - 1 and 0 <= y <= h - 1 else 0.0
+
+
+def weighted_mean(gaps: list[tuple[float, float]]) -> float:
+    """Of pairs (weight, value)."""
+    return sum(w * v for w, v in gaps) / sum(w for w, _ in gaps)
+
+
+def test_feature_regression_is_the_squared_gap_where_visible(batch, visible):
     levels = []
     for factor, f1, f2 in zip((1, 2), batch.feats1, batch.feats2, strict=True):
         flow = naive_resize(batch.flow12, factor)
-        warped, (h, w) = ops.warp(f2, flow), f1.shape[-2:]
-        gaps = []
+        warped, gaps = ops.warp(f2, flow), []
         for n, i, j in positions(f1):
-            x, y = j + flow[n, 0, i, j].item(), i + flow[n, 1, i, j].item()
-            if 0 <= x <= w - 1 and 0 <= y <= h - 1:
-                gaps += (f1[n, :, i, j] - warped[n, :, i, j]).square().tolist()
-        assert 0 < len(gaps) < f1.numel()
-        levels.append(mean(gaps))
-    check(losses.feature_regression(batch.feats1, batch.feats2, batch.flow12), mean(levels))
+            weight = naive_weight(visible, flow, factor, n, i, j)
+            gap = (f1[n, :, i, j] - warped[n, :, i, j]).square().mean().item()
+            gaps.append((weight, gap))
+        assert len({weight for weight, _ in gaps}) == {1: 2, 2: 5}[factor]
+        levels.append(weighted_mean(gaps))
+    check(losses.feature_regression(batch.feats1, batch.feats2, batch.flow12, visible), mean(levels))
+
+
+def test_what_is_hidden_in_frame_2_is_no_error(batch):
+    assert (
+        losses.feature_regression(batch.feats1, batch.feats2, batch.flow12, torch.zeros(2, 1, 8, 12).double())
+        == 0
+    )
+
+
+def test_visibility_is_the_occlusion_mask_without_gradient_computed_once(batch, monkeypatch):
+    assert torch.equal(batch.visible, ops.occlusion_mask(batch.flow12, batch.flow21))
+    assert not batch.visible.requires_grad
+    monkeypatch.setattr(ops, "occlusion_mask", broken)
+    assert batch.visible.shape == (2, 1, 8, 12)
 
 
 def test_smoothness_is_weaker_across_edges_of_the_image(batch):
@@ -157,8 +189,9 @@ def test_a_consistent_pair_of_flows_has_no_cycle_and_no_feature_loss():
     f1[..., :3], f1[..., -3:] = 0, 0  # nothing to see where the frame ends
     flow12 = torch.tensor([2.0, 0.0]).reshape(1, 2, 1, 1).expand(1, 2, 8, 16)
     f2 = torch.roll(f1, 2, dims=3)
-    assert losses.feature_regression([f1], [f2], flow12) < 1e-10
-    assert losses.feature_regression([f1], [f2], -flow12) > 0.1
+    seen = torch.ones(1, 1, 8, 16)
+    assert losses.feature_regression([f1], [f2], flow12, seen) < 1e-10
+    assert losses.feature_regression([f1], [f2], -flow12, seen) > 0.1
     assert losses.cycle_consistency([f1], flow12, -flow12) < 1e-10
     assert losses.cycle_consistency([f1], flow12, flow12) > 0.1
 
@@ -245,7 +278,7 @@ def test_video_terms_come_in_the_papers_order_each_with_its_weight(batch):
     visible = ops.occlusion_mask(batch.flow12, batch.flow21)
     photometric = losses.photometric(batch.img1, batch.img2, batch.flow12, visible)
     check(terms["photometric"], 0.7 * photometric.item())
-    regression = losses.feature_regression(batch.feats1, batch.feats2, batch.flow12)
+    regression = losses.feature_regression(batch.feats1, batch.feats2, batch.flow12, visible)
     check(terms["feature"], 0.6 * regression.item())
     check(terms["smoothness"], config.smoothness * losses.smoothness(batch.flow12, batch.img1).item())
     cycle = losses.cycle_consistency(batch.feats1, batch.flow12, batch.flow21)
@@ -310,7 +343,7 @@ def test_gradients_of_the_flow_terms_are_right(batch):
     x1, x2 = f1[:1].detach().requires_grad_(), f2[:1].detach().requires_grad_()
     check_gradients = torch.autograd.gradcheck
     assert check_gradients(lambda f: losses.photometric(img1, img2, f, seen), small)
-    assert check_gradients(lambda a, b, f: losses.feature_regression([a], [b], f), (x1, x2, small))
+    assert check_gradients(lambda a, b, f: losses.feature_regression([a], [b], f, seen), (x1, x2, small))
     assert check_gradients(lambda f: losses.smoothness(f, img1), small)
     assert check_gradients(lambda a, f, b: losses.cycle_consistency([a], f, b), (x1, small, back))
     assert check_gradients(lambda f: losses.known_motion(f, back.detach()), small)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -53,12 +54,22 @@ def resize_flow(flow: Tensor, like: Tensor) -> Tensor:
     return F.adaptive_avg_pool2d(flow, (like.shape[-2], like.shape[-1])) * (like.shape[-1] / flow.shape[-1])
 
 
-def feature_regression(feats1: Sequence[Tensor], feats2: Sequence[Tensor], flow12: Tensor) -> Tensor:
-    """L_reg: mean over levels of || X_1 - warp(X_2) ||^2 (per channel), where the flow stays in the frame."""
+def level_mask(visible: Tensor, flow: Tensor) -> Tensor:
+    """What counts at a level: the visible share of each position, 0 where its flow leaves the frame.
+
+    visible (B, 1, H, W), flow (B, 2, H/s, W/s) px of the level -> (B, 1, H/s, W/s).
+    """
+    return F.adaptive_avg_pool2d(visible, (flow.shape[-2], flow.shape[-1])) * ops.inside(flow)
+
+
+def feature_regression(
+    feats1: Sequence[Tensor], feats2: Sequence[Tensor], flow12: Tensor, visible: Tensor
+) -> Tensor:
+    """L_reg: mean over levels of || X_1 - warp(X_2) ||^2 (per channel), where visible (the mask is ours)."""
     terms = []
     for f1, f2 in zip(feats1, feats2, strict=True):
         flow = resize_flow(flow12, f1)
-        terms.append(masked_mean((f1 - ops.warp(f2, flow)).square(), ops.inside(flow)))
+        terms.append(masked_mean((f1 - ops.warp(f2, flow)).square(), level_mask(visible, flow)))
     return torch.stack(terms).mean()
 
 
@@ -132,16 +143,22 @@ class VideoBatch:
     flow12: Tensor  # (B, 2, H, W) px
     flow21: Tensor
 
+    @cached_property
+    def visible(self) -> Tensor:
+        """(B, 1, H, W), 1.0 where a pixel of frame 1 is seen in frame 2; without gradient."""
+        with torch.no_grad():
+            return ops.occlusion_mask(self.flow12, self.flow21)
+
 
 def video_terms(batch: VideoBatch, config: LossConfig) -> dict[str, Tensor]:
     """The weighted terms of L_flow on video pairs, in the paper's order; weight 0 skips a term."""
     terms: dict[str, Tensor] = {}
     if config.photometric > 0:
-        with torch.no_grad():
-            visible = ops.occlusion_mask(batch.flow12, batch.flow21)
-        terms["photometric"] = config.photometric * photometric(batch.img1, batch.img2, batch.flow12, visible)
+        rec = photometric(batch.img1, batch.img2, batch.flow12, batch.visible)
+        terms["photometric"] = config.photometric * rec
     if config.feature > 0:
-        terms["feature"] = config.feature * feature_regression(batch.feats1, batch.feats2, batch.flow12)
+        reg = feature_regression(batch.feats1, batch.feats2, batch.flow12, batch.visible)
+        terms["feature"] = config.feature * reg
     if config.smoothness > 0:
         terms["smoothness"] = config.smoothness * smoothness(batch.flow12, batch.img1)
     if config.cycle > 0:
