@@ -83,11 +83,15 @@ def smoothness(flow: Tensor, img: Tensor) -> Tensor:
 
 
 def cycle_consistency(feats1: Sequence[Tensor], flow12: Tensor, flow21: Tensor) -> Tensor:
-    """L_cycle: mean over levels of || X_1 - X_1 warped to frame 2 and back ||^2."""
+    """L_cycle: mean over levels of || X_1 - X_1 warped to frame 2 and back ||^2, where the flow stays inside.
+
+    Not masked by visibility: there the two flows agree already, which would leave nothing to learn.
+    """
     terms = []
     for f1 in feats1:
         there, back = resize_flow(flow21, f1), resize_flow(flow12, f1)
-        terms.append((f1 - ops.warp(ops.warp(f1, there), back)).square().mean())
+        gap = f1 - ops.warp(ops.warp(f1, there), back)
+        terms.append(masked_mean(gap.square(), ops.inside(back)))
     return torch.stack(terms).mean()
 
 
