@@ -67,14 +67,16 @@ class LevelMatcher(nn.Module):
     def forward(self, feats1: Tensor, feats2: Tensor, flow: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """-> corr (B, (2r+1)^2, H, W), displacement (B, 2, H, W) px, its peak (B, 1, H, W), context."""
         projected = self.project(torch.cat([feats1, feats2])).float()
-        source, target = F.normalize(self.centre(projected), dim=1).chunk(2)
+        normalised = F.normalize(self.centre(projected), dim=1)
+        b = feats1.shape[0]  # slices: chunk makes sequences of ONNX, which its optimiser cannot fold
+        source, target = normalised[:b], normalised[b:]
         # detached: gradients reach the coarser flow by the sum alone, else they explode along the warps
         corr = ops.local_correlation(source, ops.warp(target, flow.detach()), self.radius)
         match = (corr * self.log_temperature.exp()).softmax(dim=1)
         shifts = ops.shift_vectors(self.radius, match)  # ((2r+1)^2, 2)
         # no einsum: autocast would take it to bfloat16, and with it the displacement to 0.015 px
         displacement = (match.unsqueeze(2) * shifts[..., None, None]).sum(1)
-        return corr, displacement, match.amax(dim=1, keepdim=True), projected.chunk(2)[0]
+        return corr, displacement, match.amax(dim=1, keepdim=True), projected[:b]
 
 
 class FlowHead(nn.Module):
