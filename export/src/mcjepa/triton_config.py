@@ -15,6 +15,7 @@ from mcjepa.config import Config
 from mcjepa.files import write_text
 from mcjepa.model.joint import MEAN, STD, STRIDE
 from mcjepa.onnx_export import FEATURE_LEVEL, Graph
+from mcjepa.triton_serving import Serving, apply_serving
 
 MAX_BATCH_SIZE = 8
 LICENSE = "Weights for research use only: trained in part on data under non-commercial licences."
@@ -61,6 +62,7 @@ def model_config(graph: Graph, config: Config, params: Parameters) -> model_conf
         message.output.add(name=name, data_type=model_config_pb2.TYPE_FP32, dims=dims)
     for item in fields(params):
         message.parameters[item.name].string_value = getattr(params, item.name)
+    apply_serving(message, Serving())
     return message
 
 
@@ -72,7 +74,8 @@ def write_config(path: Path, message: model_config_pb2.ModelConfig) -> None:
 def read_parameters(path: Path) -> Parameters:
     """The parameters of a `config.pbtxt` that `write_config` wrote."""
     message = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
-    return Parameters(**{key: value.string_value for key, value in message.parameters.items()})
+    names = {item.name for item in fields(Parameters)}  # beside them stand options of Triton's backend
+    return Parameters(**{key: v.string_value for key, v in message.parameters.items() if key in names})
 
 
 def _shapes(config: Config) -> dict[str, list[int]]:
