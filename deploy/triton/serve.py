@@ -1,7 +1,8 @@
 """Starts a real tritonserver without Docker: the binary of the PyPI wheel nvidia-pytriton, on the CPU.
 
-Runs in an environment of its own (`make triton` makes it), because the wheel needs numpy 1. That Triton has the
-python backend only, so the model repository is served as its variant `python`. This process becomes tritonserver.
+Runs in an environment of its own (`make triton` makes it), because the wheel needs numpy 1. That Triton has
+the python backend only, so the model repository is served as its variant `python`. This process becomes
+tritonserver.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def main() -> None:
     work: Path = arguments.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     try:
-        write_variant(arguments.model_repository, work / "models", "python")
+        write_variant(arguments.model_repository, work / "models", "python", arguments.threads)
     except ValueError as error:
         sys.exit(f"{arguments.model_repository}: {error}; make export writes a model repository")
     place_backend(wheel / "tritonserver", work / "backends" / "python")
@@ -41,6 +42,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--model-repository", type=Path, default=Path("model_repository"), metavar="DIR")
     parser.add_argument("--work", type=Path, default=Path("out/triton"), metavar="DIR", help="working folder")
+    parser.add_argument("--threads", type=int, metavar="N", help="of one inference; default one per core")
     parser.add_argument("--host", default="127.0.0.1", help="default %(default)s")
     parser.add_argument("--http-port", type=int, default=8100, help="default %(default)s")
     parser.add_argument("--grpc-port", type=int, default=8001, help="default %(default)s")
@@ -82,7 +84,7 @@ def options(arguments: argparse.Namespace, work: Path, prefix: str) -> list[str]
 
 
 def environment(wheel: Path) -> dict[str, str]:
-    """The server's libraries are beside the package; its python backend takes the Python that is first in PATH."""
+    """The server's libraries are beside the package; its python backend takes the first Python in PATH."""
     libraries = [str(wheel.parent / "nvidia_pytriton.libs"), os.environ.get("LD_LIBRARY_PATH", "")]
     path = [str(Path(sys.prefix, "bin")), os.environ.get("PATH", "")]
     return {

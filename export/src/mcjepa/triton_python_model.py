@@ -41,7 +41,10 @@ class TritonPythonModel:
         ends = np.cumsum([len(array) for array in arrays])
         return [
             pb_utils.InferenceResponse(
-                [pb_utils.Tensor(n, outputs[n][end - len(array) : end]) for n in request.requested_output_names()]
+                [
+                    pb_utils.Tensor(n, outputs[n][end - len(array) : end])
+                    for n in request.requested_output_names()
+                ]
             )
             for request, array, end in zip(requests, arrays, ends, strict=True)
         ]

@@ -1,7 +1,7 @@
-"""How Triton serves the models: batching, queue, instances, warm-up. Torch-free, like all of `triton_*` but one.
+"""How Triton serves the models: batching, queue, instances, warm-up. Needs no torch.
 
-Triton batches requests of equal shape only, so flow is served best at few sizes: the gateway pads to the buckets
-of its setting `shape_buckets`, and each of them is warmed up here before the model counts as ready.
+Triton batches requests of equal shape only, so flow is served best at few sizes: the gateway can pad to the
+buckets of its setting `shape_buckets`, and each of them is warmed up before the model counts as ready.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from tritonclient.grpc import model_config_pb2
 
-#: Padded sizes (height, width) px that are warmed up: what videos of 16:9, 4:3 and 9:16 become at 1024 px and below.
+#: Padded sizes (height, width) px that are warmed up: common videos at 1024 px and below, also upright.
 BUCKETS = ((384, 640), (448, 1024), (576, 1024), (1024, 576), (512, 640), (768, 1024))
 
 
@@ -18,9 +18,9 @@ BUCKETS = ((384, 640), (448, 1024), (576, 1024), (1024, 576), (512, 640), (768, 
 class Serving:
     """Settings of Triton's scheduler, the same for the three models.
 
-    kind: KIND_AUTO is every GPU that Triton sees, or else the CPU. queue_delay_us: how long a request may wait for
-    others of its shape; far below the milliseconds that a pair takes. queue_timeout_us: a longer wait is refused;
-    a request may ask for less. intra_op_threads: of one inference on the CPU, 0 is one per core.
+    kind: KIND_AUTO is every GPU that Triton sees, or else the CPU. queue_delay_us: how long a request waits
+    for others of its shape; far below what a pair takes. queue_timeout_us: a longer wait is refused; a request
+    may ask for less. intra_op_threads: of one inference on the CPU, 0 is one per core.
     """
 
     kind: str = "KIND_AUTO"
@@ -53,8 +53,8 @@ def apply_serving(message: model_config_pb2.ModelConfig, serving: Serving) -> No
 def runtime_options(serving: Serving) -> dict[str, str]:
     """Parameters of Triton's ONNX Runtime backend.
 
-    The search for a cuDNN algorithm is set here and not under the accelerator `cuda`, because the backend lets its
-    default, the exhaustive search (seconds for every new shape), overrule what stands there.
+    The search for a cuDNN algorithm is set here and not under the accelerator `cuda`, because the backend's
+    default, the exhaustive search (seconds for every new shape), overrules what stands there.
     """
     return {
         "intra_op_thread_count": str(serving.intra_op_threads),

@@ -25,8 +25,10 @@ MAX_PROFILE_FRAMES = 8  # longest clip that an engine takes
 Edit = Callable[[model_config_pb2.ModelConfig], None]
 
 
-def write_variant(source: Path, target: Path, variant: str) -> None:
+def write_variant(source: Path, target: Path, variant: str, threads: int | None = None) -> None:
     """Writes the variant of the repository `source` to `target`, which is replaced as a whole.
+
+    threads: of one inference on the CPU, if it is to differ from the source.
 
     Raises ValueError for an unknown variant and where a model is missing from `source`.
     """
@@ -37,6 +39,8 @@ def write_variant(source: Path, target: Path, variant: str) -> None:
     for name in MODELS:
         message = read_config(source / name / "config.pbtxt")
         VARIANTS[variant](message)
+        if threads is not None:
+            message.parameters["intra_op_thread_count"].string_value = str(threads)
         _place_files(source / name / "1", part / name / "1", variant)
         (part / name / "config.pbtxt").write_text(text_format.MessageToString(message), encoding="utf-8")
     shutil.rmtree(target, ignore_errors=True)
@@ -54,8 +58,8 @@ def read_config(path: Path) -> model_config_pb2.ModelConfig:
 def profiles(message: model_config_pb2.ModelConfig) -> list[dict[str, list[int]]]:
     """TensorRT optimisation profiles: min, opt and max input sizes (with the batch), one for each bucket.
 
-    A profile has one set of tactics, so a wide one is slow everywhere; only the batch and the length of the clip
-    vary inside.
+    A profile has one set of tactics, so a wide one is slow everywhere; only the batch and the length of the
+    clip vary inside.
     """
     largest = message.max_batch_size
     if message.input[0].name != "frames":

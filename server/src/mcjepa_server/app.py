@@ -32,7 +32,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     settings = settings or Settings()
 
     async def supply() -> Engine:
-        return engine if engine is not None else await make_engine(settings)
+        return engine if engine is not None else await make_engine(settings, service.metrics)
 
     service = Service(settings, supply)
     app = FastAPI(title="MC-JEPA", version=__version__, description=DESCRIPTION, lifespan=_lifespan)

@@ -41,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
     try:
         settings = Settings(**given)
-        find_model_repository(settings)
+        if not settings.uses_triton:
+            find_model_repository(settings)
     except ValidationError as error:
         message, _ = validation_message(error.errors(include_url=False))
         parser.error(message)
@@ -81,6 +82,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", help="address to listen on (default 127.0.0.1)")
     parser.add_argument("--port", type=int, help="port to listen on (default 8000)")
     parser.add_argument("--engine", choices=get_args(EngineName), help="what runs the models (default auto)")
+    parser.add_argument(
+        "--triton-url",
+        action="append",
+        dest="triton_urls",
+        metavar="HOST:PORT",
+        help="gRPC port of a Triton; repeat it for several (default 127.0.0.1:8001)",
+    )
     parser.add_argument(
         "--model-repository",
         type=Path,

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-EngineName = Literal["auto", "onnxruntime"]
+EngineName = Literal["auto", "onnxruntime", "triton"]
+
+
+def _concurrency(data: dict[str, Any]) -> int:
+    """Triton batches what it gets at once; an engine in this process only gets slower."""
+    return 32 if data.get("engine") == "triton" or _auto_triton(data) else 1
+
+
+def _auto_triton(data: dict[str, Any]) -> bool:
+    return data.get("engine") == "auto" and bool(data.get("triton_urls"))
 
 
 class Settings(BaseSettings):
@@ -18,13 +28,27 @@ class Settings(BaseSettings):
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
-    engine: EngineName = Field(default="auto", description="What runs the models; auto picks onnxruntime.")
+    engine: EngineName = Field(
+        default="auto",
+        description="What runs the models; auto is triton where Triton's address is given, else onnxruntime.",
+    )
+    triton_urls: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="HOST:PORT of the gRPC port of each Triton, separated by commas."
+    )
+    model_version: str | None = Field(
+        default=None, description="Be ready with this version of the models only."
+    )
     model_repository: Path | None = Field(default=None, description="Folder of the exported models.")
     intra_op_threads: int = Field(
         default=0, ge=0, description="Threads of one inference; 0 means one per core."
     )
 
-    max_concurrency: int = Field(default=1, ge=1, le=256, description="Inferences that run at once.")
+    max_concurrency: int = Field(
+        default_factory=_concurrency,
+        ge=1,
+        le=256,
+        description="Inferences that run at once; default 1, with Triton 32.",
+    )
     max_queue: int = Field(
         default=32, ge=0, description="Requests that may wait for their turn; more get 429."
     )
@@ -60,3 +84,17 @@ class Settings(BaseSettings):
         ge=8192,
         description="Pixels of the frames given to the engine in one call (bounds memory).",
     )
+
+    @property
+    def uses_triton(self) -> bool:
+        return self.engine == "triton" or (self.engine == "auto" and bool(self.triton_urls))
+
+    @field_validator("triton_urls", mode="before")
+    @classmethod
+    def _addresses(cls, value: Any) -> tuple[str, ...]:
+        parts = value.split(",") if isinstance(value, str) else value
+        urls = tuple(part.strip() for part in parts if part.strip())
+        for url in urls:
+            if not re.fullmatch(r"[^/\s]+:\d{1,5}", url):
+                raise ValueError(f"{url!r} is not HOST:PORT, the address of Triton's gRPC port")
+        return urls

@@ -51,13 +51,36 @@ class Contract:
 
 def load_contract(repository: Path) -> Contract:
     """Reads and compares the three configurations. Raises ContractError naming the file and the field."""
-    contracts = {name: read_config(repository / name / "config.pbtxt", name) for name in MODEL_NAMES}
-    first = contracts[FLOW]
+    return combine({name: read_config(repository / name / "config.pbtxt", name) for name in MODEL_NAMES})
+
+
+def combine(contracts: Mapping[str, Contract]) -> Contract:
+    """The one contract of the three models. Raises ContractError naming what they disagree on."""
     for name, contract in contracts.items():
-        fields = [field for field in SHARED_FIELDS if getattr(first, field) != getattr(contract, field)]
-        if fields:
+        if fields := _differences(contracts[FLOW], contract):
             raise ContractError(f"{FLOW} and {name} disagree on {', '.join(fields)}: export them together")
     return contracts[EMBED]
+
+
+def same_contract(found: Contract, expected: Contract) -> None:
+    """Raises ContractError unless both are of the same weights and sizes; it names the fields and values."""
+    if fields := _differences(found, expected):
+        texts = [
+            f"{field} is {getattr(found, field)}, expected {getattr(expected, field)}" for field in fields
+        ]
+        raise ContractError("; ".join(texts))
+
+
+def check_version(contract: Contract, expected: str | None) -> None:
+    """Raises ContractError if a version is asked for, and is not the one found."""
+    if expected is not None and contract.model_version != expected:
+        raise ContractError(
+            f"model_version is {contract.model_version}, expected {expected} (MCJEPA_MODEL_VERSION)"
+        )
+
+
+def _differences(first: Contract, second: Contract) -> list[str]:
+    return [field for field in SHARED_FIELDS if getattr(first, field) != getattr(second, field)]
 
 
 def read_config(path: Path, name: str) -> Contract:
@@ -69,6 +92,11 @@ def read_config(path: Path, name: str) -> Contract:
         raise ContractError(f"{name}/config.pbtxt is missing from the model repository") from None
     except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
         raise ContractError(f"{name}/config.pbtxt cannot be read: {error}") from error
+    return contract_of_config(config, name)
+
+
+def contract_of_config(config: Any, name: str) -> Contract:
+    """The contract in a ``ModelConfig``, of a file or of a running Triton."""
     if config.name != name:
         raise ContractError(f"{name}/config.pbtxt is for a model named {config.name!r}")
     if config.max_batch_size < 1:

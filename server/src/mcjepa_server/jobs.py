@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 
+from mcjepa_server.deadline import time_limit
 from mcjepa_server.errors import ClientClosedRequest, DeadlineExceeded
 from mcjepa_server.service import Service
 from mcjepa_server.timing import Timings
@@ -21,7 +22,7 @@ async def run_job(request: Request, service: Service, job: Callable[[Timings], C
     limit = service.settings.request_timeout_s
     with service.admission.enter():
         try:
-            async with asyncio.timeout(limit) as deadline:
+            async with time_limit(limit) as deadline:
                 return await _unless_disconnected(request, job(timings))
         except TimeoutError:
             if not deadline.expired():

@@ -37,6 +37,17 @@ class Metrics:
         self.queue_depth = Gauge(
             "mcjepa_queue_depth", "Requests that wait for the engine.", registry=registry
         )
+        self.endpoint_up = Gauge(
+            "mcjepa_triton_endpoint_up",
+            "1 if this Triton can be used.",
+            ["endpoint"],
+            registry=registry,
+        )
+        self.engine_retries = Counter(
+            "mcjepa_triton_failed_calls",
+            "Calls that a Triton refused or lost; made again on another one where there is one.",
+            registry=registry,
+        )
         self.ready = Gauge("mcjepa_ready", "1 if /readyz answers 200.", registry=registry)
 
     def observe_stages(self, timings: Timings) -> None:

@@ -14,6 +14,7 @@ from anyio import CapacityLimiter
 from mcjepa_server.admission import Admission
 from mcjepa_server.config import Settings
 from mcjepa_server.contract import Contract
+from mcjepa_server.deadline import time_limit
 from mcjepa_server.engine import Engine
 from mcjepa_server.errors import ApiError, ContractError, EngineError, NotReady
 from mcjepa_server.metrics import Metrics
@@ -68,7 +69,7 @@ class Service:
     async def check(self) -> None:
         """Loads the engine if need be and runs the canary; sets the reason for not being ready."""
         try:
-            async with asyncio.timeout(self.settings.request_timeout_s):
+            async with time_limit(self.settings.request_timeout_s):
                 if self._engine is None:
                     self._engine = await self._make_engine()
                     self._pipeline = Pipeline(self._engine, self.settings)
@@ -115,6 +116,10 @@ class Service:
             except EngineError as error:
                 logger.error("engine: %s", error.message, exc_info=error.__cause__)
                 self._count_failure(error.message)
+                raise
+            except NotReady as error:
+                if self.reason is None:
+                    self._set_reason(error.message)
                 raise
             self._failures = 0
 

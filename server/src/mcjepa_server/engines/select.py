@@ -7,12 +7,31 @@ from pathlib import Path
 from anyio.to_thread import run_sync
 
 from mcjepa_server.config import Settings
+from mcjepa_server.contract import check_version
 from mcjepa_server.engine import Engine
 from mcjepa_server.errors import ContractError
+from mcjepa_server.metrics import Metrics
 
 
-async def make_engine(settings: Settings) -> Engine:
-    """Loads the engine that the settings name; ``auto`` is onnxruntime."""
+async def make_engine(settings: Settings, metrics: Metrics) -> Engine:
+    """Loads the engine that the settings name. Raises ContractError or NotReady if it cannot serve."""
+    engine = await (_triton(settings, metrics) if settings.uses_triton else _onnxruntime(settings))
+    try:
+        check_version(engine.contract, settings.model_version)
+    except ContractError:
+        await engine.close()
+        raise
+    return engine
+
+
+async def _triton(settings: Settings, metrics: Metrics) -> Engine:
+    from mcjepa_server.engines.triton import DEFAULT_URL, TritonEngine  # imports gRPC
+
+    urls = settings.triton_urls or (DEFAULT_URL,)
+    return await TritonEngine.connect(urls, settings.readiness_interval_s, metrics)
+
+
+async def _onnxruntime(settings: Settings) -> Engine:
     from mcjepa_server.engines.onnxruntime import OnnxRuntimeEngine  # slow to import, and not always needed
 
     repository = find_model_repository(settings)
