@@ -22,7 +22,7 @@ VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 def main() -> None:
     arguments = parse_arguments()
     wheel = find_wheel()
-    work: Path = arguments.work.resolve()
+    work: Path = arguments.work.resolve() / str(arguments.grpc_port)
     work.mkdir(parents=True, exist_ok=True)
     try:
         write_variant(arguments.model_repository, work / "models", "python", arguments.threads)
@@ -41,7 +41,13 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model-repository", type=Path, default=Path("model_repository"), metavar="DIR")
-    parser.add_argument("--work", type=Path, default=Path("out/triton"), metavar="DIR", help="working folder")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Path("out/triton"),
+        metavar="DIR",
+        help="for its models and backend, under the gRPC port; default %(default)s",
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="of one inference; default one per core")
     parser.add_argument("--host", default="127.0.0.1", help="default %(default)s")
     parser.add_argument("--http-port", type=int, default=8100, help="default %(default)s")
@@ -62,7 +68,8 @@ def place_backend(tritonserver: Path, target: Path) -> None:
     stub = tritonserver / "python_backend_stubs" / VERSION / "triton_python_backend_stub"
     if not stub.is_file():
         sys.exit(f"nvidia-pytriton has no python backend for Python {VERSION}; make PYTHON=... names another")
-    shutil.copytree(tritonserver / "backends" / "python", target, dirs_exist_ok=True)
+    shutil.rmtree(target, ignore_errors=True)  # anew: of a server that was killed, its stub may still run
+    shutil.copytree(tritonserver / "backends" / "python", target)
     shutil.copy(stub, target)
 
 

@@ -71,19 +71,23 @@ def decode(video):
         capture.release()
 
 
-def environment():
-    """That of a user who has set nothing, with one thread for the engine."""
+def environment(**settings):
+    """That of a user who has set nothing else, with one thread for the engine."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MCJEPA_")}
-    return {**kept, "MCJEPA_INTRA_OP_THREADS": "1", "NO_PROXY": "127.0.0.1"}
+    return {**kept, "MCJEPA_INTRA_OP_THREADS": "1", "NO_PROXY": "127.0.0.1", **settings}
 
 
 class Running:
     """A server process. What it says on standard error is read along, so that it never has to wait."""
 
-    def __init__(self, folder):
-        command = [sys.executable, "-m", "mcjepa_server", "--port", "0"]
+    def __init__(self, folder, *arguments, **settings):
+        command = [sys.executable, "-m", "mcjepa_server", "--port", "0", *arguments]
         self.process = subprocess.Popen(
-            command, cwd=folder, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            command,
+            cwd=folder,
+            env=environment(**settings),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
         )
         self.said = []
         self._url = queue.SimpleQueue()
@@ -118,8 +122,8 @@ def start(repository, tmp_path_factory):
     """Starts a server on a free port, away from the source tree, and waits until it listens."""
     started = []
 
-    def run():
-        started.append(Running(tmp_path_factory.mktemp("server")))
+    def run(*arguments, **settings):
+        started.append(Running(tmp_path_factory.mktemp("server"), *arguments, **settings))
         return started[-1]
 
     yield run

@@ -46,7 +46,7 @@ def test_make_alone_lists_every_command(make, root):
     phony, *_ = re.findall(r"^\.PHONY: (.+)$", (root / "Makefile").read_text(), re.MULTILINE)
     listed = re.findall(r"^  make (\w+) +\S", make(), re.MULTILINE)
     assert listed == phony.split()
-    assert set(listed) == {"help", "clean", *RUN, *DEVELOP}
+    assert set(listed) == {"help", "clean", "triton", *RUN, *DEVELOP}
 
 
 @pytest.mark.parametrize("target", RUN)
@@ -67,7 +67,19 @@ def test_serve_takes_host_and_port(make):
     assert "mcjepa-server --host 0.0.0.0 --port 9000" in make("-n", "serve", "HOST=0.0.0.0", "PORT=9000")
 
 
-@pytest.mark.parametrize("variable", ["HOST", "PORT", "ARGS"])
+def test_serve_takes_the_engine_and_every_triton(make):
+    plan = make("-n", "serve", "ENGINE=triton", "TRITON_URL=a:1 b:2")
+    assert "--engine triton --triton-url a:1 --triton-url b:2" in plan
+
+
+def test_triton_has_an_environment_of_its_own_without_torch(make):
+    plan = make("-n", "triton")
+    assert ".venv-triton/bin/python -m pip" in plan
+    assert ".venv/bin" not in plan
+    assert "torch" not in plan
+
+
+@pytest.mark.parametrize("variable", ["HOST", "PORT", "ENGINE", "TRITON_URL", "ARGS"])
 def test_variables_of_the_surroundings_are_not_arguments(make, monkeypatch, variable):
     monkeypatch.setenv(variable, "build-machine")
     assert "build-machine" not in make("-n", "serve", "test")

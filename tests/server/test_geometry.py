@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from mcjepa_server.geometry import (
     Geometry,
+    Padding,
     pack_clip,
     plan_geometry,
     resize_square,
@@ -12,6 +13,8 @@ from mcjepa_server.geometry import (
     unpack_flow,
 )
 
+STRIDE = Padding(64)
+BUCKETS = Padding(64, ((1024, 448), (640, 384), (1024, 576)), 0.25)
 SIZES = [(16, 16), (17, 33), (64, 64), (65, 64), (1920, 1080), (1080, 1920), (16, 20000), (8000, 8000)]
 
 
@@ -19,7 +22,7 @@ SIZES = [(16, 16), (17, 33), (64, 64), (65, 64), (1920, 1080), (1080, 1920), (16
 @pytest.mark.parametrize("max_side", [64, 500, 4096])
 @pytest.mark.parametrize("max_pixels", [4096, 2**20])
 def test_plan_respects_every_bound(width, height, max_side, max_pixels):
-    plan = plan_geometry(width, height, 64, max_side, max_pixels)
+    plan = plan_geometry(width, height, STRIDE, max_side, max_pixels)
     assert 16 <= plan.scaled_width <= width
     assert 16 <= plan.scaled_height <= height
     assert max(plan.scaled_width, plan.scaled_height) <= max_side
@@ -30,8 +33,27 @@ def test_plan_respects_every_bound(width, height, max_side, max_pixels):
         assert scaled <= padded < scaled + 64
 
 
+@pytest.mark.parametrize(
+    ("size", "padded"),
+    [
+        ((1024, 448), (1024, 448)),  # a bucket as it is
+        ((1000, 400), (1024, 448)),
+        ((900, 440), (1024, 448)),  # 960x448 is 7 % less
+        ((1024, 449), (1024, 576)),  # 1024x512 is 12.5 % less, and no bucket
+        ((600, 360), (640, 384)),  # the smallest that holds it
+        ((512, 384), (640, 384)),  # exactly the 25 % that are allowed
+        ((500, 300), (512, 320)),  # every bucket costs too much
+        ((448, 1024), (448, 1024)),  # none holds it
+    ],
+)
+def test_a_bucket_is_taken_within_the_bound(size, padded):
+    plan = plan_geometry(*size, BUCKETS, 1024, 2**20)
+    assert (plan.padded_width, plan.padded_height) == padded
+    assert (plan.scaled_width, plan.scaled_height) == size
+
+
 def test_frames_within_the_budget_are_not_touched():
-    plan = plan_geometry(100, 50, 64, 100, 5000)
+    plan = plan_geometry(100, 50, STRIDE, 100, 5000)
     frame = np.zeros((50, 100, 3), np.uint8)
     assert not plan.is_scaled
     assert plan.ratio == (1, 1)
@@ -41,7 +63,7 @@ def test_frames_within_the_budget_are_not_touched():
 def test_pack_repeats_the_last_row_and_column():
     rng = np.random.default_rng(0)
     frame = rng.integers(0, 256, (33, 17, 3), np.uint8)
-    clip = pack_clip([frame, frame[::-1]], plan_geometry(17, 33, 64, 1024, 2**20))
+    clip = pack_clip([frame, frame[::-1]], plan_geometry(17, 33, STRIDE, 1024, 2**20))
     assert clip.shape == (1, 2, 64, 64, 3)
     np.testing.assert_array_equal(clip[0, 0], np.pad(frame, ((0, 31), (0, 47), (0, 0)), mode="edge"))
     np.testing.assert_array_equal(clip[0, 1, :33, :17], frame[::-1])
@@ -50,7 +72,7 @@ def test_pack_repeats_the_last_row_and_column():
 def test_unpack_of_an_unscaled_flow_crops_only():
     rng = np.random.default_rng(0)
     raw = rng.normal(size=(3, 2, 64, 128)).astype(np.float32)
-    flows = unpack_flow(raw, plan_geometry(100, 33, 64, 1024, 2**20))
+    flows = unpack_flow(raw, plan_geometry(100, 33, STRIDE, 1024, 2**20))
     np.testing.assert_array_equal(flows, raw[:, :, :33, :100].transpose(0, 2, 3, 1))
     assert flows.flags.c_contiguous
 

@@ -19,7 +19,7 @@ class Serving:
     """Settings of Triton's scheduler, the same for the three models.
 
     kind: KIND_AUTO is every GPU that Triton sees, or else the CPU. queue_delay_us: how long a request waits
-    for others of its shape; far below what a pair takes. queue_timeout_us: a longer wait is refused; a request
+    for others of its shape; far below what a pair takes. queue_timeout_us: a longer wait is refused; requests
     may ask for less. intra_op_threads: of one inference on the CPU, 0 is one per core.
     """
 

@@ -79,6 +79,16 @@ class Settings(BaseSettings):
     max_compute_pixels: int = Field(
         default=2**20, ge=4096, description="Pixels a frame may have at most when its flow is computed."
     )
+    shape_buckets: Annotated[tuple[tuple[int, int], ...], NoDecode] = Field(
+        default=(),
+        description="Padded sizes WIDTHxHEIGHT that frames share, so that Triton can batch them; by commas.",
+    )
+    max_bucket_overhead: float = Field(
+        default=0.25,
+        ge=0,
+        le=4,
+        description="Pixels a bucket may cost beyond multiples of the stride, as a share.",
+    )
     max_clip_pixels: int = Field(
         default=2**22,
         ge=8192,
@@ -88,6 +98,19 @@ class Settings(BaseSettings):
     @property
     def uses_triton(self) -> bool:
         return self.engine == "triton" or (self.engine == "auto" and bool(self.triton_urls))
+
+    @field_validator("shape_buckets", mode="before")
+    @classmethod
+    def _sizes(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        sizes = []
+        for part in filter(None, (part.strip() for part in value.split(","))):
+            found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", part)
+            if found is None:
+                raise ValueError(f"{part!r} is not WIDTHxHEIGHT in px, as in 1024x448")
+            sizes.append((int(found[1]), int(found[2])))
+        return tuple(sizes)
 
     @field_validator("triton_urls", mode="before")
     @classmethod

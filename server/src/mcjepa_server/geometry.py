@@ -3,7 +3,8 @@
 Convention
     Pixel centres sit at integers; flow is (dx, dy) in px of the frame it is given for. A frame of (H, W) over
     the budget is scaled down to (h, w), then padded at the bottom and the right, by repeating the edge, to
-    multiples of the stride. The way back crops, resizes bilinearly, and multiplies dx by W/w and dy by H/h.
+    multiples of the stride or to a bucket. The way back crops, resizes bilinearly, and multiplies dx by W/w
+    and dy by H/h.
 """
 
 from __future__ import annotations
@@ -40,18 +41,36 @@ class Geometry:
         return self.width / self.scaled_width, self.height / self.scaled_height
 
 
-def plan_geometry(width: int, height: int, stride: int, max_side: int, max_pixels: int) -> Geometry:
+@dataclass(frozen=True)
+class Padding:
+    """Padded sizes: multiples of the stride, or one of a few buckets (width, height), so that frames of many
+    sizes can share a batch. A bucket is taken if it has at most ``max_overhead`` more pixels, as a share."""
+
+    stride: int
+    buckets: tuple[tuple[int, int], ...] = ()
+    max_overhead: float = 0.0
+
+    def pad(self, width: int, height: int) -> tuple[int, int]:
+        """The smallest bucket that holds the frame, or else the next multiples of the stride."""
+        exact = (-(-width // self.stride) * self.stride, -(-height // self.stride) * self.stride)
+        limit = exact[0] * exact[1] * (1 + self.max_overhead)
+        fitting = [(w, h) for w, h in self.buckets if w >= width and h >= height and w * h <= limit]
+        return min(fitting, key=lambda size: size[0] * size[1], default=exact)
+
+
+def plan_geometry(width: int, height: int, padding: Padding, max_side: int, max_pixels: int) -> Geometry:
     """Largest size with the same aspect that respects both limits; never larger than the frame itself."""
     scale = min(1.0, max_side / max(width, height), math.sqrt(max_pixels / (width * height)))
     scaled_width = min(width, max(MIN_SIDE, round(width * scale)))
     scaled_height = min(height, max(MIN_SIDE, round(height * scale)))
+    padded_width, padded_height = padding.pad(scaled_width, scaled_height)
     return Geometry(
         width=width,
         height=height,
         scaled_width=scaled_width,
         scaled_height=scaled_height,
-        padded_width=-(-scaled_width // stride) * stride,
-        padded_height=-(-scaled_height // stride) * stride,
+        padded_width=padded_width,
+        padded_height=padded_height,
     )
 
 

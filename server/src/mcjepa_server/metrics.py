@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from mcjepa_server.geometry import Geometry
 from mcjepa_server.timing import Timings
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_SHARES = (0, 0.05, 0.1, 0.25, 0.5, 1, 2, 4)
 _SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -37,6 +41,15 @@ class Metrics:
         self.queue_depth = Gauge(
             "mcjepa_queue_depth", "Requests that wait for the engine.", registry=registry
         )
+        self.padding = Histogram(
+            "mcjepa_padding_overhead",
+            "Padded pixels beyond those of the frames, as a share, of each request for flow.",
+            registry=registry,
+            buckets=_SHARES,
+        )
+        self.shapes = Counter(
+            "mcjepa_flow_shapes", "Requests for flow by shape bucket.", ["bucket"], registry=registry
+        )
         self.endpoint_up = Gauge(
             "mcjepa_triton_endpoint_up",
             "1 if this Triton can be used.",
@@ -49,6 +62,12 @@ class Metrics:
             registry=registry,
         )
         self.ready = Gauge("mcjepa_ready", "1 if /readyz answers 200.", registry=registry)
+
+    def observe_padding(self, geometry: Geometry, buckets: Collection[tuple[int, int]]) -> None:
+        padded = (geometry.padded_width, geometry.padded_height)
+        scaled = geometry.scaled_width * geometry.scaled_height
+        self.padding.observe(padded[0] * padded[1] / scaled - 1)
+        self.shapes.labels("{}x{}".format(*padded) if padded in buckets else "other").inc()
 
     def observe_stages(self, timings: Timings) -> None:
         for stage, seconds in timings.seconds.items():

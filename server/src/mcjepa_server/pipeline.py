@@ -12,15 +12,17 @@ from numpy.typing import NDArray
 
 from mcjepa_server.config import Settings
 from mcjepa_server.engine import Engine, FloatArray, FlowOutput, Uint8Array
-from mcjepa_server.errors import EngineError
+from mcjepa_server.errors import ContractError, EngineError
 from mcjepa_server.geometry import (
     Geometry,
+    Padding,
     pack_clip,
     plan_geometry,
     resize_square,
     split_clip,
     unpack_flow,
 )
+from mcjepa_server.metrics import Metrics
 from mcjepa_server.occlusion import occlusion_mask
 
 #: Wraps one call of the engine; the gateway's takes a slot, measures, and counts failures.
@@ -48,16 +50,22 @@ class FlowResult:
 class Pipeline:
     """Runs requests on one engine. ``slot`` is entered around every engine call with the frames it holds."""
 
-    def __init__(self, engine: Engine, settings: Settings) -> None:
+    def __init__(self, engine: Engine, settings: Settings, metrics: Metrics) -> None:
         self._engine = engine
         self._settings = settings
+        self._metrics = metrics
+        stride = engine.contract.stride
+        self._padding = Padding(stride, settings.shape_buckets, settings.max_bucket_overhead)
+        for w, h in settings.shape_buckets:
+            if w % stride or h % stride:
+                raise ContractError(f"shape_buckets: {w}x{h} is not a multiple of the stride {stride}")
 
     def plan(self, width: int, height: int, max_side: int | None) -> Geometry:
         """Sizes for frames of this size; ``max_side`` of the request, or else of the settings."""
         return plan_geometry(
             width,
             height,
-            self._engine.contract.stride,
+            self._padding,
             max_side or self._settings.max_side,
             self._settings.max_compute_pixels,
         )
@@ -67,6 +75,7 @@ class Pipeline:
     ) -> FlowResult:
         """Flow between neighbours of N >= 2 frames (h, w, 3) that were scaled to ``geometry``."""
         both = options.backward or options.occlusion
+        self._metrics.observe_padding(geometry, self._settings.shape_buckets)
         parts = []
         for clip in split_clip(len(frames), geometry, self._settings.max_clip_pixels):
             packed = await run_sync(pack_clip, frames[clip], geometry)
