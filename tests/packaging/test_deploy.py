@@ -1,0 +1,81 @@
+"""What docker-compose.yml starts: pinned, guarded, and watched by metrics that exist."""
+
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+import yaml
+from mcjepa.triton_serving import BUCKETS
+from mcjepa_server import Settings
+from mcjepa_server.metrics import Metrics
+from prometheus_client import generate_latest
+
+
+@pytest.fixture
+def compose(root):
+    return yaml.safe_load((root / "docker-compose.yml").read_text())
+
+
+def test_every_image_is_pinned(compose):
+    images = [service["image"] for service in compose["services"].values() if "image" in service]
+    assert len(images) >= 4
+    for image in images:
+        tag = image.removesuffix("}").rpartition(":")[2]
+        assert re.search(r"\d", tag), image
+
+
+def test_the_gateway_is_guarded(compose, root):
+    gateway = compose["services"]["gateway"]
+    assert gateway["read_only"] is True
+    assert gateway["cap_drop"] == ["ALL"]
+    dockerfile = (root / "server" / "Dockerfile").read_text()
+    assert re.search(r"^USER 10001", dockerfile, re.MULTILINE)
+    assert re.search(r"^HEALTHCHECK ", dockerfile, re.MULTILINE)
+    assert "torch" not in "".join(line for line in dockerfile.splitlines() if not line.startswith("#"))
+
+
+def test_only_the_gateway_can_be_reached_from_outside(compose):
+    published = {name: service.get("ports", []) for name, service in compose["services"].items()}
+    outside = [name for name, ports in published.items() if any("127.0.0.1" not in port for port in ports)]
+    assert outside == ["gateway"]
+
+
+def test_the_gateways_settings_are_settings(compose):
+    environment = compose["services"]["gateway"]["environment"]
+    names = {name.removeprefix("MCJEPA_").lower() for name in environment}
+    assert names <= Settings.model_fields.keys()
+    buckets = Settings(shape_buckets=environment["MCJEPA_SHAPE_BUCKETS"]).shape_buckets
+    assert sorted((h, w) for w, h in buckets) == sorted(BUCKETS), "what the gateway pads to is warmed up"
+
+
+def test_the_dashboard_asks_for_metrics_that_exist(root):
+    dashboard = json.loads((root / "deploy" / "grafana" / "dashboards" / "mcjepa.json").read_text())
+    asked = " ".join(target["expr"] for panel in dashboard["panels"] for target in panel["targets"])
+    exported = generate_latest(Metrics().registry).decode()
+    known = set(re.findall(r"^# TYPE (\w+)", exported, re.MULTILINE))
+    ours = {re.sub(r"_(bucket|sum|count)$", "", name) for name in re.findall(r"\bmcjepa_\w+", asked)}
+    assert ours
+    assert ours <= known
+
+
+@pytest.mark.parametrize("profile", ["gpu", "cpu", "build"])
+def test_docker_compose_accepts_the_file(root, profile):
+    command = next((c for c in (["docker-compose"], ["docker", "compose"]) if _works(c)), None)
+    if command is None:
+        pytest.skip("docker-compose is not installed")
+    done = subprocess.run(
+        [*command, "--profile", profile, "config", "--quiet"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def _works(command):
+    if shutil.which(command[0]) is None:
+        return False
+    return subprocess.run([*command, "version"], capture_output=True, timeout=60).returncode == 0
