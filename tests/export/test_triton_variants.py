@@ -41,7 +41,7 @@ class Named:
 @pytest.fixture
 def repository(tmp_path):
     """Configurations as exported; what is in the ONNX files does not matter here."""
-    config = load_config("nano")
+    config = load_config("nano", ["model.content.image_size=128"])
     params = parameters(config, "nano-1", "ab" * 32, "trained")
     outputs = (("flow", "embedding"), ("flow", "flow_backward", "embedding"), ("embedding", "features"))
     for name, names in zip(MODELS, outputs, strict=True):
@@ -85,17 +85,17 @@ def test_tensorrt_in_onnx_runtime_is_as_written_down(repository, tmp_path):
     assert [group.kind for group in result.instance_group] == [result.instance_group[0].KIND_GPU]
 
 
-def test_plans_have_a_profile_for_each_bucket(repository, tmp_path):
+def test_plans_have_a_profile_for_each_bucket_and_a_wide_one(repository, tmp_path):
     write_variant(repository, tmp_path / "out", "tensorrt")
     result = read_config(tmp_path / "out" / "mcjepa_flow" / "config.pbtxt")
     assert result.default_model_filename == "model.plan"
-    assert list(result.instance_group[0].profile) == [str(index) for index in range(len(BUCKETS))]
+    assert list(result.instance_group[0].profile) == [str(index) for index in range(len(BUCKETS) + 1)]
     for profile in profiles(result):
         assert all(a <= b <= c for a, b, c in zip(*profile.values(), strict=True))
     command = build_command(result, tmp_path / "a.onnx", tmp_path / "a.plan", "fp16", "trtexec")
     assert "--fp16" in command
     assert command.count("--minShapes=frames:1x2x448x1024x3") == 1
-    assert len([part for part in command if part.startswith("--profile=")]) == len(BUCKETS)
+    assert len([part for part in command if part.startswith("--profile=")]) == len(BUCKETS) + 1
     assert shape_text(result, "max")[0] == "frames:8x8x384x640x3"
 
 

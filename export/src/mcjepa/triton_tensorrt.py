@@ -50,7 +50,7 @@ def build_tensorrt(
 def build_command(
     config: model_config_pb2.ModelConfig, onnx: Path, plan: Path, precision: str, trtexec: str
 ) -> list[str]:
-    """One profile for each bucket."""
+    """With a profile for each bucket, and the wide one."""
     command = [trtexec, f"--onnx={onnx}", f"--saveEngine={plan}", "--skipInference"]
     if precision == "fp16":
         command.append("--fp16")

@@ -21,6 +21,7 @@ from mcjepa.triton_serving import BUCKETS
 MODELS = ("mcjepa_flow", "mcjepa_flow_bidirectional", "mcjepa_embed")
 ENGINE_CACHE = "/var/cache/mcjepa-tensorrt"
 MAX_PROFILE_FRAMES = 8  # longest clip that an engine takes
+MAX_PROFILE_SIDE = 1024  # px
 
 Edit = Callable[[model_config_pb2.ModelConfig], None]
 
@@ -56,23 +57,26 @@ def read_config(path: Path) -> model_config_pb2.ModelConfig:
 
 
 def profiles(message: model_config_pb2.ModelConfig) -> list[dict[str, list[int]]]:
-    """TensorRT optimisation profiles: min, opt and max input sizes (with the batch), one for each bucket.
+    """TensorRT optimisation profiles: min, opt and max input sizes (with the batch).
 
-    A profile has one set of tactics, so a wide one is slow everywhere; only the batch and the length of the
-    clip vary inside.
+    One for each bucket: a profile has one set of tactics, so a wide one is slow everywhere. Then a wide one
+    for the sizes between (the gateway's trial inference is one).
     """
     largest = message.max_batch_size
     if message.input[0].name != "frames":
         dims = list(message.input[0].dims)
         return [{"min": [1, *dims], "opt": [largest, *dims], "max": [largest, *dims]}]
-    return [
-        {
-            "min": [1, 2, h, w, 3],
-            "opt": [max(1, largest // 2), 2, h, w, 3],
-            "max": [largest, MAX_PROFILE_FRAMES, h, w, 3],
-        }
+    batch, frames = max(1, largest // 2), MAX_PROFILE_FRAMES
+    narrow = [
+        {"min": [1, 2, h, w, 3], "opt": [batch, 2, h, w, 3], "max": [largest, frames, h, w, 3]}
         for h, w in BUCKETS
     ]
+    wide = {
+        "min": [1, 2, 64, 64, 3],
+        "opt": [1, 2, 512, 512, 3],
+        "max": [largest, frames, MAX_PROFILE_SIDE, MAX_PROFILE_SIDE, 3],
+    }
+    return [*narrow, wide]
 
 
 def shape_text(message: model_config_pb2.ModelConfig, bound: str) -> list[str]:
