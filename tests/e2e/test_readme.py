@@ -24,13 +24,16 @@ CURL = [line for line in COMMANDS if line.startswith("curl ")]
 CLIENT = [line for line in COMMANDS if line.startswith(".venv/bin/mcjepa-client ")]
 TRAINING = [line for line in COMMANDS if line.startswith(".venv/bin/mcjepa ")]
 MAKE = [line for line in COMMANDS if line.startswith("make ")]
+DOCKER = [
+    command for command in COMMANDS if command.startswith("docker ")
+]  # see tests/packaging/test_deploy.py
 PYTHON = [text for kind, text in BLOCKS if kind == "python"]
 ADDRESS = "http://127.0.0.1:8000"
 
 
 def test_every_command_is_of_a_kind_that_is_tried_here():
     assert {kind for kind, _ in BLOCKS} == {"bash", "python"}
-    assert set(COMMANDS) == {*CURL, *CLIENT, *TRAINING, *MAKE}
+    assert set(COMMANDS) == {*CURL, *CLIENT, *TRAINING, *MAKE, *DOCKER}
 
 
 @pytest.mark.parametrize("command", MAKE)
