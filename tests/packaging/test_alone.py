@@ -17,6 +17,7 @@ from packaging.utils import canonicalize_name
 
 PACKAGES = ("mcjepa", "mcjepa_server", "mcjepa_client")
 
+IN_TRITON = "mcjepa/triton_python/model.py"  # only Triton's python backend has what it imports
 PROBE = """
 import importlib, json, pkgutil, sys
 from importlib.abc import MetaPathFinder
@@ -83,7 +84,8 @@ def probe(wheel, folder):
 def test_every_module_imports_with_the_requirements_alone(wheel):
     done = probe(wheel, wheel.unpacked)
     assert done.returncode == 0, done.stderr
-    modules = {name.removesuffix(".py").replace("/", ".") for name in wheel.files if name.endswith(".py")}
+    files = {name for name in wheel.files if name.endswith(".py")} - {IN_TRITON}
+    modules = {name.removesuffix(".py").replace("/", ".") for name in files}
     expected = {name.removesuffix(".__init__") for name in modules if not name.endswith(".__main__")}
     assert set(json.loads(done.stdout)["modules"]) == expected
 

@@ -128,5 +128,5 @@ def _place_files(source: Path, target: Path, variant: str) -> None:
     if variant != "tensorrt":
         shutil.copyfile(source / "model.onnx", target / "model.onnx")
     if variant == "python":
-        text = resources.files("mcjepa").joinpath("triton_python_model.py").read_text(encoding="utf-8")
+        text = resources.files("mcjepa").joinpath("triton_python", "model.py").read_text(encoding="utf-8")
         (target / "model.py").write_text(text, encoding="utf-8")
