@@ -311,3 +311,13 @@ def test_a_bucket_off_the_stride_is_a_reason_not_to_be_ready(serve, check_proble
     assert "100x64 is not a multiple of the stride 64" in detail
     client.portal.call(client.app.state.service.check)
     assert "100x64" in client.get("/readyz").json()["detail"]
+
+
+def test_metrics_show_the_buckets_and_what_padding_costs(serve, pair):
+    client = serve(shape_buckets="128x64")
+    assert client.post("/v1/flow", files=pair).status_code == 200
+    assert client.post("/v1/analyze", files=[("frames", file) for file in pair.values()]).status_code == 200
+    text = client.get("/metrics").text
+    assert 'mcjepa_flow_shapes_total{bucket="128x64"} 2.0' in text
+    overhead = 128 * 64 / (80 * 48) - 1
+    assert f"mcjepa_padding_overhead_sum {2 * overhead}" in text

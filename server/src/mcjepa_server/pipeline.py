@@ -22,7 +22,6 @@ from mcjepa_server.geometry import (
     split_clip,
     unpack_flow,
 )
-from mcjepa_server.metrics import Metrics
 from mcjepa_server.occlusion import occlusion_mask
 
 #: Wraps one call of the engine; the gateway's takes a slot, measures, and counts failures.
@@ -50,10 +49,9 @@ class FlowResult:
 class Pipeline:
     """Runs requests on one engine. ``slot`` is entered around every engine call with the frames it holds."""
 
-    def __init__(self, engine: Engine, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, engine: Engine, settings: Settings) -> None:
         self._engine = engine
         self._settings = settings
-        self._metrics = metrics
         stride = engine.contract.stride
         self._padding = Padding(stride, settings.shape_buckets, settings.max_bucket_overhead)
         for w, h in settings.shape_buckets:
@@ -75,7 +73,6 @@ class Pipeline:
     ) -> FlowResult:
         """Flow between neighbours of N >= 2 frames (h, w, 3) that were scaled to ``geometry``."""
         both = options.backward or options.occlusion
-        self._metrics.observe_padding(geometry, self._settings.shape_buckets)
         parts = []
         for clip in split_clip(len(frames), geometry, self._settings.max_clip_pixels):
             packed = await run_sync(pack_clip, frames[clip], geometry)

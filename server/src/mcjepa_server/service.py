@@ -73,7 +73,7 @@ class Service:
                 if self._engine is None:
                     self._engine = await self._make_engine()
                 if self._pipeline is None:
-                    self._pipeline = Pipeline(self._engine, self.settings, self.metrics)
+                    self._pipeline = Pipeline(self._engine, self.settings)
                 await self._canary(self._engine, self._pipeline_or_raise())
         except TimeoutError:
             self._set_reason(f"the canary inference took over {self.settings.request_timeout_s:g} s")

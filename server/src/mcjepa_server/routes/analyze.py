@@ -87,6 +87,7 @@ async def post_analyze(
     async def job(timings: Timings) -> Response:
         with timings.stage("decode"):
             frames, geometry = await decode_clip(files, budget, plan, service.workers)
+        service.metrics.observe_padding(geometry, service.settings.shape_buckets)
         result = await pipeline.flow(frames, geometry, options, lambda size: service.slot(timings, size))
         meta = describe(len(frames), geometry, service.contract, query.direction, query.occlusion)
         with timings.stage("encode"):

@@ -104,6 +104,7 @@ async def post_flow(
     async def job(timings: Timings) -> Response:
         with timings.stage("decode"):
             frames, geometry = await decode_clip(files, budget, plan, service.workers)
+        service.metrics.observe_padding(geometry, service.settings.shape_buckets)
         if query.direction == "backward":
             frames.reverse()
         result = await pipeline.flow(frames, geometry, options, lambda size: service.slot(timings, size))
