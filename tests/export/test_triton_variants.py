@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from google.protobuf import text_format
 from mcjepa.config import load_config
+from mcjepa.triton_cli import write_variants
 from mcjepa.triton_config import model_config, parameters, write_config
 from mcjepa.triton_parity import compare, sample_batches
 from mcjepa.triton_serving import BUCKETS
@@ -64,6 +65,14 @@ def test_a_variant_keeps_names_tensors_and_contract(repository, tmp_path, varian
         assert result.output == source.output
         assert result.parameters == source.parameters
         assert result.dynamic_batching == source.dynamic_batching
+
+
+def test_export_puts_the_variants_it_is_asked_for_beside_the_repository(repository, capsys):
+    write_variants(repository, ["python", "ort-trt"])
+    assert capsys.readouterr().out.splitlines() == [f"{repository}-python", f"{repository}-ort-trt"]
+    for variant in ("python", "ort-trt"):
+        folder = repository.with_name(f"models-{variant}")
+        assert {path.name for path in folder.iterdir()} == set(MODELS)
 
 
 def test_python_differs_in_the_backend_and_brings_its_model(repository, tmp_path):
