@@ -44,11 +44,15 @@ def training_summary(saved: checkpoint.Checkpoint) -> str:
     config, loss = saved.config, saved.config.loss
     largest = max(stage.max_motion for stage in config.train.stages)
     return (
-        f"{saved.step} joint steps in {saved.minutes:.0f} minutes; each step one batch of frame pairs "
-        f"(known-motion pairs up to {largest:g} px, and video pairs) and one of still images.\n"
-        f"Weights of flow and content {loss.flow:g} and {loss.content:g}, each gradient clipped on its own."
-        f"\nData: {_names(config)}."
+        f"{saved.step} joint steps in {saved.minutes:.0f} minutes of training, all parts together; "
+        f"docs/EXPERIMENTS.md has their course.\n"
+        f"Last part: known-motion pairs up to {largest:g} px, {_videos(config)} video pairs; weights of flow and "
+        f"content {loss.flow:g} and {loss.content:g}, each gradient clipped on its own.\nData: {_names(config)}."
     )
+
+
+def _videos(config: Config) -> str:
+    return "and" if any(stage.video_batch for stage in config.train.stages) else "no"
 
 
 def _names(config: Config) -> str:
