@@ -46,8 +46,9 @@ def training_summary(saved: checkpoint.Checkpoint) -> str:
     return (
         f"{saved.step} joint steps in {saved.minutes:.0f} minutes of training, all parts together; "
         f"docs/EXPERIMENTS.md has their course.\n"
-        f"Last part: known-motion pairs up to {largest:g} px, {_videos(config)} video pairs; weights of flow and "
-        f"content {loss.flow:g} and {loss.content:g}, each gradient clipped on its own.\nData: {_names(config)}."
+        f"Last part: known-motion pairs up to {largest:g} px, {_videos(config)} video pairs; weights of flow "
+        f"and content {loss.flow:g} and {loss.content:g}, each gradient clipped on its own.\n"
+        f"Data: {_names(config)}."
     )
 
 
