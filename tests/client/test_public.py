@@ -1,15 +1,18 @@
 """The public names, and that the two clients are the same."""
 
+import collections.abc
 import inspect
 from importlib.resources import files
 
 import mcjepa_client
 import pytest
-from mcjepa_client import AsyncClient, Client
+from mcjepa_client import AsyncClient, Client, FrameResult
 
 METHODS = [
-    "analyze", "close", "embed", "flow", "info", "is_alive", "is_ready", "models", "wait_until_ready",
+    "analyze", "close", "embed", "flow", "info", "is_alive", "is_ready", "models", "video",
+    "wait_until_ready",
 ]  # fmt: skip
+ITERATORS = {"video"}  # not awaited, but iterated over
 
 
 def public_methods(cls):
@@ -19,11 +22,12 @@ def public_methods(cls):
 def test_public_names_are_pinned():
     assert sorted(mcjepa_client.__all__) == [
         "AnalyzeResult", "AsyncClient", "AuthenticationError", "BadGatewayError", "BadRequestError", "Client",
-        "ConnectionFailedError", "EmbedResult", "FlowResult", "GatewayTimeoutError", "InputError",
-        "InternalServerError", "InvalidReplyError", "McjepaError", "NotAcceptableError", "NotFoundError",
-        "PayloadTooLargeError", "PermissionDeniedError", "RateLimitError", "RequestTimeoutError",
-        "ServiceUnavailableError", "StatusError", "UnprocessableEntityError", "UnsupportedMediaTypeError",
-        "__version__", "cosine_similarity", "flow_io", "flow_viz",
+        "ConnectionFailedError", "EmbedResult", "FlowResult", "FrameResult", "GatewayTimeoutError",
+        "InputError", "InternalServerError", "InvalidReplyError", "McjepaError", "MissingExtraError",
+        "NotAcceptableError", "NotFoundError", "PayloadTooLargeError", "PermissionDeniedError",
+        "RateLimitError", "RequestTimeoutError", "ServiceUnavailableError", "StatusError",
+        "UnprocessableEntityError", "UnsupportedMediaTypeError", "VideoError", "__version__",
+        "cosine_similarity", "flow_io", "flow_viz",
     ]  # fmt: skip
     assert all(hasattr(mcjepa_client, name) for name in mcjepa_client.__all__)
 
@@ -36,7 +40,11 @@ def test_both_clients_have_the_pinned_methods():
 @pytest.mark.parametrize("name", [*METHODS, "__init__"])
 def test_signatures_are_equal(name):
     blocking, awaiting = (inspect.signature(getattr(cls, name)) for cls in (Client, AsyncClient))
-    assert blocking.return_annotation == awaiting.return_annotation
+    if name in ITERATORS:
+        assert awaiting.return_annotation == collections.abc.AsyncIterator[FrameResult]
+        assert blocking.return_annotation == collections.abc.Iterator[FrameResult]
+    else:
+        assert blocking.return_annotation == awaiting.return_annotation
     for first, second in zip(blocking.parameters.values(), awaiting.parameters.values(), strict=True):
         if first.name == "http_client":
             continue  # httpx2.Client and httpx2.AsyncClient
@@ -46,7 +54,7 @@ def test_signatures_are_equal(name):
 @pytest.mark.parametrize("name", METHODS)
 def test_only_the_async_methods_are_coroutines(name):
     assert not inspect.iscoroutinefunction(getattr(Client, name))
-    assert inspect.iscoroutinefunction(getattr(AsyncClient, name))
+    assert inspect.iscoroutinefunction(getattr(AsyncClient, name)) == (name not in ITERATORS)
 
 
 @pytest.mark.parametrize("cls", [Client, AsyncClient])

@@ -10,7 +10,8 @@ with Client("http://127.0.0.1:8000") as client:
 from importlib.metadata import version
 
 from mcjepa_client import flow_io, flow_viz
-from mcjepa_client._client import AsyncClient, Client
+from mcjepa_client._async_client import AsyncClient
+from mcjepa_client._client import Client
 from mcjepa_client._errors import (
     AuthenticationError,
     BadGatewayError,
@@ -21,6 +22,7 @@ from mcjepa_client._errors import (
     InternalServerError,
     InvalidReplyError,
     McjepaError,
+    MissingExtraError,
     NotAcceptableError,
     NotFoundError,
     PayloadTooLargeError,
@@ -31,8 +33,10 @@ from mcjepa_client._errors import (
     StatusError,
     UnprocessableEntityError,
     UnsupportedMediaTypeError,
+    VideoError,
 )
 from mcjepa_client._results import AnalyzeResult, EmbedResult, FlowResult, cosine_similarity
+from mcjepa_client._video.results import FrameResult
 
 __version__ = version("mcjepa-client")
 
@@ -46,11 +50,13 @@ __all__ = [
     "ConnectionFailedError",
     "EmbedResult",
     "FlowResult",
+    "FrameResult",
     "GatewayTimeoutError",
     "InputError",
     "InternalServerError",
     "InvalidReplyError",
     "McjepaError",
+    "MissingExtraError",
     "NotAcceptableError",
     "NotFoundError",
     "PayloadTooLargeError",
@@ -61,6 +67,7 @@ __all__ = [
     "StatusError",
     "UnprocessableEntityError",
     "UnsupportedMediaTypeError",
+    "VideoError",
     "__version__",
     "cosine_similarity",
     "flow_io",

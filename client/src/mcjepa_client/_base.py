@@ -5,7 +5,8 @@ Each call is a generator of steps (see `_steps`); the drivers in `_client` only 
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -23,10 +24,22 @@ from mcjepa_client._errors import (
     status_error,
 )
 from mcjepa_client._images import ImageInput
-from mcjepa_client._replies import read_analysis, read_embeddings, read_flow, read_limits
+from mcjepa_client._patience import Patience
+from mcjepa_client._replies import (
+    read_analysis,
+    read_clip_limits,
+    read_embeddings,
+    read_flow,
+    read_limits,
+)
 from mcjepa_client._results import AnalyzeResult, Direction, EmbedResult, FlowResult
 from mcjepa_client._retry import RETRIED_STATUSES, delay_before_retry, parse_retry_after
+from mcjepa_client._servers import Servers
 from mcjepa_client._steps import Operation, Reply, Send, send, wait, work
+from mcjepa_client._video.clips import ClipLimits
+from mcjepa_client._video.frames import Image
+from mcjepa_client._video.job import VideoOptions
+from mcjepa_client._video.results import join_parts
 from mcjepa_client._wire import read_json
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
@@ -41,23 +54,33 @@ _PROBE_INTERVAL = 0.25
 
 
 class BaseClient:
-    """What `Client` and `AsyncClient` have in common. `base_url` is the server that is asked."""
+    """What `Client` and `AsyncClient` have in common. `base_urls` are the servers that are asked in turn."""
 
     def __init__(
-        self, base_url: str | None, timeout: float, max_retries: int, headers: Mapping[str, str] | None
+        self,
+        base_url: str | Sequence[str] | None,
+        timeout: float,
+        max_retries: int,
+        headers: Mapping[str, str] | None,
     ) -> None:
-        self.base_url = _check_url(base_url or os.environ.get(SERVER_VARIABLE) or DEFAULT_SERVER)
+        self.base_urls = _check_urls(base_url or os.environ.get(SERVER_VARIABLE) or DEFAULT_SERVER)
+        self._servers = Servers(self.base_urls)
         self.timeout = _check_timeout(timeout)
         self.max_retries = _check_retries(max_retries)
         self._headers = {"User-Agent": f"mcjepa-client/{version('mcjepa-client')}", **(headers or {})}
         self._limits: requests.EmbedLimits | None = None
+
+    @property
+    def base_url(self) -> str:
+        """The server that is asked; of several, the first."""
+        return self.base_urls[0]
 
     def _arguments(self, step: Send) -> dict[str, Any]:
         """Keyword arguments of httpx2's `build_request` for a step."""
         timeout = step.timeout or self.timeout
         return {
             "method": step.method,
-            "url": self.base_url + step.path,
+            "url": (step.server or self.base_url) + step.path,
             "params": dict(step.params),
             "headers": self._headers,
             "files": step.files,
@@ -65,25 +88,37 @@ class BaseClient:
             "timeout": httpx2.Timeout(timeout, connect=min(timeout, _CONNECT_TIMEOUT)),
         }
 
-    def _connection_error(self, error: httpx2.RequestError) -> ConnectionFailedError:
+    def _connection_error(self, step: Send, error: httpx2.RequestError) -> ConnectionFailedError:
         kind = RequestTimeoutError if isinstance(error, httpx2.TimeoutException) else ConnectionFailedError
         reason = str(error) or type(error).__name__
-        failure = kind(f"no reply from {self.base_url}: {reason}")
+        failure = kind(f"no reply from {step.server or self.base_url}: {reason}")
         failure.__cause__ = error
         return failure
 
-    def _call(self, request: Send) -> Operation[Reply]:
-        """Send, and send again while that is worth it. Raises what the last attempt met."""
-        attempt = 0
+    def _call(self, request: Send, patience: Patience | None = None) -> Operation[Reply]:
+        """Send, and send again while that is worth it, to each server in turn. Raises the last error."""
+        patience = patience or Patience(retries=self.max_retries)
+        server, attempt = self._servers.pick(), 0
         while True:
-            outcome = yield from send(request)
+            outcome = yield from self._ask(server, request)
             if isinstance(outcome, Reply) and outcome.status_code == 200:
                 return outcome
             error = _as_error(outcome)
-            if attempt >= self.max_retries or not _worth_retrying(error):
+            if not _worth_retrying(error) or patience.is_over(attempt):
                 raise error
-            yield from wait(delay_before_retry(attempt, getattr(error, "retry_after", None)))
+            delay = delay_before_retry(attempt, getattr(error, "retry_after", None))
+            server, pause = self._servers.pick_after(server, delay)
+            yield from patience.wait(pause)
             attempt += 1
+
+    def _ask(self, server: str, request: Send) -> Operation[Reply | ConnectionFailedError]:
+        answered = False
+        try:
+            outcome = yield from send(replace(request, server=server))
+            answered = isinstance(outcome, Reply) and outcome.status_code not in RETRIED_STATUSES
+            return outcome
+        finally:
+            self._servers.done(server, answered)
 
     def _flow(
         self,
@@ -104,6 +139,27 @@ class BaseClient:
         request = yield from work(partial(requests.analyze, images, direction, occlusion, max_side))
         reply = yield from self._call(request)
         return (yield from work(partial(read_analysis, reply, len(images), direction, occlusion)))
+
+    def _clip(
+        self, frames: list[Image], options: VideoOptions, limits: ClipLimits, patience: Patience
+    ) -> Operation[AnalyzeResult]:
+        """The analysis of a clip; in parts that overlap by one frame when its files are too large for one."""
+        request = yield from work(
+            partial(requests.analyze, frames, options.direction, options.occlusion, options.max_side)
+        )
+        if requests.body_bytes(request) > limits.body_bytes and len(frames) > 2:
+            middle = len(frames) // 2
+            halves = frames[: middle + 1], frames[middle:]
+            parts = []
+            for half in halves:
+                parts.append((yield from self._clip(half, options, limits, patience)))
+            return join_parts(parts)
+        reply = yield from self._call(request, patience)
+        reader = partial(read_analysis, reply, len(frames), options.direction, options.occlusion)
+        return (yield from work(reader))
+
+    def _clip_limits(self, patience: Patience) -> Operation[ClipLimits]:
+        return read_clip_limits((yield from self._call(Send("GET", "/v1/info"), patience)))
 
     def _embed(
         self, images: ImageInput | Iterable[ImageInput], dimensions: int | None
@@ -173,6 +229,15 @@ def _join(parts: list[EmbedResult]) -> EmbedResult:
         for name, count in part.usage.items():
             usage[name] = usage.get(name, 0) + count
     return EmbedResult(np.concatenate([part.embeddings for part in parts]), parts[0].model, usage)
+
+
+def _check_urls(urls: str | Sequence[str]) -> tuple[str, ...]:
+    """One address, several separated by commas, or several; each once."""
+    listed = urls.split(",") if isinstance(urls, str) else list(urls)
+    checked = tuple(dict.fromkeys(_check_url(url.strip()) for url in listed if url.strip()))
+    if not checked:
+        raise InputError(f"base_url: expected http://HOST:PORT, got {urls!r}")
+    return checked
 
 
 def _check_url(url: str) -> str:

@@ -1,11 +1,9 @@
-"""The two clients: thin drivers that perform the steps of `_base`, one blocking, one awaiting.
+"""The blocking driver of the steps of `_base`; `_async_client` has the awaiting one, method for method."""
 
-Their methods are the same, parameter for parameter; what they do is written once, at `Client`.
-"""
-
-import asyncio
+import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -14,8 +12,21 @@ import httpx2
 from mcjepa_client._base import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, BaseClient
 from mcjepa_client._errors import ConnectionFailedError
 from mcjepa_client._images import ImageInput
+from mcjepa_client._patience import Patience
 from mcjepa_client._results import AnalyzeResult, Direction, EmbedResult, FlowResult
 from mcjepa_client._steps import Operation, Reply, Send, Step, Wait
+from mcjepa_client._video.clips import DEFAULT_CLIP_FRAMES, Clip
+from mcjepa_client._video.job import (
+    DEFAULT_IN_FLIGHT,
+    DEFAULT_PATIENCE,
+    Effort,
+    VideoJob,
+    VideoOptions,
+    plan_job,
+)
+from mcjepa_client._video.results import FrameResult, frame_results
+from mcjepa_client._video.sources import DEFAULT_FPS, VideoInput
+from mcjepa_client._video.stream import Answer, answers
 
 T = TypeVar("T")
 
@@ -35,8 +46,9 @@ class Client(BaseClient):
     is broken, not finite, or not the server's.
 
     Args:
-        base_url: the server, as "http://HOST:PORT". None takes the environment variable MCJEPA_SERVER, and
-            without it http://127.0.0.1:8000.
+        base_url: the server, as "http://HOST:PORT", or several with the same models, which are asked in turn.
+            None takes the environment variable MCJEPA_SERVER (several are separated by commas), and without
+            it http://127.0.0.1:8000.
         timeout: seconds to wait for progress (to send, or for the next bytes); connecting gets at most 10.
         max_retries: further attempts after the first.
         headers: sent with every request, for example {"Authorization": "Bearer ..."}.
@@ -45,7 +57,7 @@ class Client(BaseClient):
 
     def __init__(
         self,
-        base_url: str | None = None,
+        base_url: str | Sequence[str] | None = None,
         *,
         timeout: float = DEFAULT_TIMEOUT,
         max_retries: int = DEFAULT_MAX_RETRIES,
@@ -106,6 +118,52 @@ class Client(BaseClient):
         """
         return self._run(self._analyze(frames, direction, occlusion, max_side))
 
+    def video(
+        self,
+        source: VideoInput,
+        *,
+        stride: int = 1,
+        start: float | None = None,
+        stop: float | None = None,
+        direction: Direction = "forward",
+        occlusion: bool = False,
+        max_side: int | None = None,
+        fps: float = DEFAULT_FPS,
+        clip_frames: int = DEFAULT_CLIP_FRAMES,
+        in_flight: int = DEFAULT_IN_FLIGHT,
+        patience: float = DEFAULT_PATIENCE,
+    ) -> Iterator[FrameResult]:
+        """Flow and embeddings of a whole video, frame by frame and in order, in constant memory.
+
+        Frames are sent as clips that overlap by one, so that each passes the encoder once, a few at a time.
+        N frames give N results and N - 1 flows, or an error: the results of what could be read of a damaged
+        or truncated video come first, then VideoError. Lost connections, 429, 502, 503 and 504 are tried
+        again for `patience` seconds, on every server in turn.
+
+        Args:
+            source: a video file, a folder of image files or a pattern of them ("frames/*.png", in natural
+                order), an address that FFmpeg reads ("rtsp://..."), or the number of a camera. Videos need
+                the extra mcjepa-client[video]. Their rotation is applied, and `timestamp` is exact for
+                variable frame rates too.
+            stride: take every stride-th frame; flow then runs to the next frame taken.
+            start, stop: take frames with start <= timestamp < stop, in seconds.
+            direction: "forward" or "both".
+            occlusion, max_side: as for `flow`.
+            fps: frames per second of image files, which carry no times.
+            clip_frames: frames per request; fewer are sent where the server takes fewer or frames are large.
+            in_flight: requests under way per server.
+            patience: seconds that one request may go on failing.
+
+        Raises:
+            InputError: a wrong argument, or there is no such source.
+            MissingExtraError: the source is a video and PyAV is not installed.
+            VideoError: no video, or a damaged one.
+        """
+        job = plan_job(
+            source, stride, start, stop, fps, VideoOptions(direction, occlusion, max_side, clip_frames)
+        )
+        return self._frame_results(job, Effort(in_flight, patience))
+
     def info(self) -> dict[str, Any]:
         """Version, engine, weights, limits and formats of the server (GET /v1/info)."""
         return self._run(self._info())
@@ -146,6 +204,23 @@ class Client(BaseClient):
     ) -> None:
         self.close()
 
+    def _frame_results(self, job: VideoJob, effort: Effort) -> Iterator[FrameResult]:
+        with closing(self._answers(job, effort)) as answered:
+            for clip, analysis in answered:
+                yield from frame_results(clip, analysis)
+
+    def _answers(self, job: VideoJob, effort: Effort, skip: int = 0) -> Generator[Answer, None, None]:
+        """The clips of a job from frame `skip` on, each with its analysis."""
+        stopped = threading.Event()
+        limits = self._run(self._clip_limits(Patience(seconds=effort.patience, stopped=stopped)))
+
+        def ask(clip: Clip) -> AnalyzeResult:
+            patience = Patience(seconds=effort.patience, stopped=stopped)
+            return self._run(self._clip(clip.images, job.options, limits, patience))
+
+        window = effort.in_flight * len(self.base_urls)
+        return answers(job.clips(limits, skip), ask, window, stopped)
+
     def _run(self, operation: Operation[T]) -> T:
         outcome: object = None
         while True:
@@ -168,115 +243,5 @@ class Client(BaseClient):
         try:
             response = self._http.send(self._http.build_request(**self._arguments(step)))
         except httpx2.RequestError as error:
-            return self._connection_error(error)
-        return Reply(response.status_code, response.headers, response.content)
-
-
-class AsyncClient(BaseClient):
-    """`Client` for asyncio: the same arguments, methods, results and errors, each method awaited.
-
-    Reading files, encoding images and decoding replies run in a thread, so the event loop stays free.
-    """
-
-    def __init__(
-        self,
-        base_url: str | None = None,
-        *,
-        timeout: float = DEFAULT_TIMEOUT,
-        max_retries: int = DEFAULT_MAX_RETRIES,
-        headers: Mapping[str, str] | None = None,
-        http_client: httpx2.AsyncClient | None = None,
-    ) -> None:
-        super().__init__(base_url, timeout, max_retries, headers)
-        self._http = http_client or httpx2.AsyncClient()
-        self._owns_http = http_client is None
-
-    async def flow(
-        self,
-        img1: ImageInput,
-        img2: ImageInput,
-        *,
-        direction: Direction = "forward",
-        occlusion: bool = False,
-        max_side: int | None = None,
-    ) -> FlowResult:
-        """As `Client.flow`."""
-        return await self._run(self._flow(img1, img2, direction, occlusion, max_side))
-
-    async def embed(
-        self, images: ImageInput | Iterable[ImageInput], *, dimensions: int | None = None
-    ) -> EmbedResult:
-        """As `Client.embed`."""
-        return await self._run(self._embed(images, dimensions))
-
-    async def analyze(
-        self,
-        frames: Iterable[ImageInput],
-        *,
-        direction: Direction = "forward",
-        occlusion: bool = False,
-        max_side: int | None = None,
-    ) -> AnalyzeResult:
-        """As `Client.analyze`."""
-        return await self._run(self._analyze(frames, direction, occlusion, max_side))
-
-    async def info(self) -> dict[str, Any]:
-        """As `Client.info`."""
-        return await self._run(self._info())
-
-    async def models(self) -> list[dict[str, Any]]:
-        """As `Client.models`."""
-        return await self._run(self._models())
-
-    async def is_alive(self) -> bool:
-        """As `Client.is_alive`."""
-        return await self._run(self._probe("/healthz"))
-
-    async def is_ready(self) -> bool:
-        """As `Client.is_ready`."""
-        return await self._run(self._probe("/readyz"))
-
-    async def wait_until_ready(self, timeout: float = 60.0) -> None:
-        """As `Client.wait_until_ready`."""
-        await self._run(self._wait_until_ready(timeout))
-
-    async def close(self) -> None:
-        """As `Client.close`."""
-        if self._owns_http:
-            await self._http.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
-
-    async def _run(self, operation: Operation[T]) -> T:
-        outcome: object = None
-        while True:
-            try:
-                step = operation.send(outcome)
-            except StopIteration as stop:
-                result: T = stop.value
-                return result
-            outcome = await self._perform(step)
-
-    async def _perform(self, step: Step) -> object:
-        if isinstance(step, Send):
-            return await self._send(step)
-        if isinstance(step, Wait):
-            await asyncio.sleep(step.seconds)
-            return None
-        return await asyncio.to_thread(step.job)
-
-    async def _send(self, step: Send) -> Reply | ConnectionFailedError:
-        try:
-            response = await self._http.send(self._http.build_request(**self._arguments(step)))
-        except httpx2.RequestError as error:
-            return self._connection_error(error)
+            return self._connection_error(step, error)
         return Reply(response.status_code, response.headers, response.content)

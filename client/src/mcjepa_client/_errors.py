@@ -2,6 +2,8 @@
 
 McjepaError
 ├── InputError                      the arguments are wrong; nothing was sent (also a ValueError)
+├── MissingExtraError               an optional library is not installed (also an ImportError)
+├── VideoError                      a video is damaged, truncated, or no video at all
 ├── ConnectionFailedError           no reply: refused, reset, name not found
 │   └── RequestTimeoutError         no reply in time
 ├── InvalidReplyError               a reply came, but it is not what the server promises
@@ -32,6 +34,21 @@ class McjepaError(Exception):
 
 class InputError(McjepaError, ValueError):
     """An argument is wrong; nothing was sent."""
+
+
+class MissingExtraError(McjepaError, ImportError):
+    """A library of an extra of this package is missing; the message has the command that installs it."""
+
+
+class VideoError(McjepaError):
+    """A video cannot be read, or not to its end.
+
+    `frames` is how many frames of it could be read: what they gave was delivered before this was raised.
+    """
+
+    def __init__(self, message: str, *, frames: int = 0) -> None:
+        super().__init__(message)
+        self.frames = frames
 
 
 class ConnectionFailedError(McjepaError):

@@ -5,6 +5,7 @@ import numpy as np
 from mcjepa_client._requests import EmbedLimits
 from mcjepa_client._results import AnalyzeResult, Direction, EmbedResult, FlowResult
 from mcjepa_client._steps import Reply
+from mcjepa_client._video.clips import ClipLimits
 from mcjepa_client._wire import (
     read_json,
     read_npz,
@@ -60,13 +61,21 @@ def read_embeddings(reply: Reply, images: int, dimensions: int | None) -> EmbedR
 
 
 def read_limits(reply: Reply) -> EmbedLimits:
+    return EmbedLimits(*_limits(reply, "max_images", "max_body_bytes"))
+
+
+def read_clip_limits(reply: Reply) -> ClipLimits:
+    return ClipLimits(*_limits(reply, "max_frames", "max_request_pixels", "max_body_bytes"))
+
+
+def _limits(reply: Reply, *names: str) -> list[int]:
+    """Limits by name out of a reply of /v1/info, each above zero."""
     limits = read_json(reply).get("limits")
     found = limits if isinstance(limits, dict) else {}
-    values = [found.get(name) for name in ("max_images", "max_body_bytes")]
-    images, size = (value if type(value) is int and value > 0 else 0 for value in values)
-    if not (images and size):
-        reject(reply, "it names no limits max_images and max_body_bytes")
-    return EmbedLimits(images, size)
+    values = [value for name in names if type(value := found.get(name)) is int and value > 0]
+    if len(values) != len(names):
+        reject(reply, f"it names no limits {' and '.join(names)}")
+    return values
 
 
 def _counts(usage: object) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 import base64
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, cast, get_args
 
 import numpy as np
@@ -15,6 +15,7 @@ from mcjepa_client._steps import Send
 # JSON around each base64 image: quotes, comma, object. Generous; the limit is approached, never met.
 _ITEM_OVERHEAD = 64
 _BODY_OVERHEAD = 1024
+_PART_OVERHEAD = 256  # headers of a part of a multipart body
 
 
 class EmbedLimits(NamedTuple):
@@ -36,7 +37,9 @@ def flow(
     return Send("POST", "/v1/flow", params=params, files=files)
 
 
-def analyze(frames: list[ImageInput], direction: Direction, occlusion: bool, max_side: int | None) -> Send:
+def analyze(
+    frames: Sequence[ImageInput], direction: Direction, occlusion: bool, max_side: int | None
+) -> Send:
     if direction == "backward":
         raise InputError("direction: an analysis is 'forward' or 'both', not 'backward'")
     if len(frames) < 2:
@@ -48,6 +51,11 @@ def analyze(frames: list[ImageInput], direction: Direction, occlusion: bool, max
         for index, frame in enumerate(frames)
     ]
     return Send("POST", "/v1/analyze", params=params, files=files)
+
+
+def body_bytes(request: Send) -> int:
+    """How long the multipart body of a request is, about: never less than it is."""
+    return _BODY_OVERHEAD + sum(len(data) + _PART_OVERHEAD for _, (_, data) in request.files or [])
 
 
 def flow_params(direction: Direction, occlusion: bool, max_side: int | None) -> dict[str, str]:

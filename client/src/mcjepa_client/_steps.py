@@ -26,6 +26,7 @@ class Send:
     files: list[tuple[str, tuple[str, bytes]]] | None = None
     json: object = None
     timeout: float | None = None  # seconds; None takes the client's
+    server: str | None = None  # None takes the client's only or first one
 
 
 @dataclass(frozen=True)

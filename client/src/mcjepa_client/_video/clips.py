@@ -1,0 +1,117 @@
+"""A video as clips that overlap by one frame, so that each frame but those passes the encoder once.
+
+How a video is cut depends on nothing but its frames and the length of a clip: a run that goes on where
+another was killed asks for the very same clips.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+from mcjepa_client._errors import InputError, VideoError
+from mcjepa_client._video.frames import Frame, Image, Selection, Source
+
+DEFAULT_CLIP_FRAMES = 16
+_MAX_REPLY_BYTES = 2**26  # of the flow of one clip: 64 MiB
+_BYTES_PER_PIXEL = 8  # of a flow: two float32
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A frame with its pixels: see `Frame`."""
+
+    index: int
+    timestamp: float
+    image: Image  # (H, W, 3) RGB
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Frames of one request.
+
+    Attributes:
+        first: which of the selected frames its first is, from 0.
+        shots: the frames, at least one; the last is the first of the next clip.
+        is_last: no clip follows, so its last frame is the last of all.
+        error: why the source ends here, when it should not.
+    """
+
+    first: int
+    shots: list[Shot]
+    is_last: bool
+    error: VideoError | None = None
+
+    @property
+    def images(self) -> list[Image]:
+        """What is sent. A frame that is alone is sent twice, since flow needs a pair."""
+        images = [shot.image for shot in self.shots]
+        return images if len(images) > 1 else images * 2
+
+    @property
+    def own(self) -> list[Shot]:
+        """The frames that this clip answers for: all but the one the next clip begins with."""
+        return self.shots if self.is_last else self.shots[:-1]
+
+
+@dataclass(frozen=True)
+class ClipLimits:
+    """What a server takes in one /v1/analyze request."""
+
+    frames: int
+    pixels: int
+    body_bytes: int
+
+
+def clip_length(wanted: int, shape: tuple[int, ...], directions: int, limits: ClipLimits) -> int:
+    """Frames of a clip of (H, W, ...) frames: as many as wanted, as the server takes, and as memory bears."""
+    pixels = shape[0] * shape[1]
+    by_reply = 1 + _MAX_REPLY_BYTES // (pixels * _BYTES_PER_PIXEL * directions)
+    return max(2, min(wanted, limits.frames, limits.pixels // pixels, by_reply))
+
+
+def check_clip_frames(value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 2:
+        raise InputError(f"clip_frames: expected a whole number of 2 or more, got {value!r}")
+    return value
+
+
+def load_shots(source: Source, selection: Selection, skip: int = 0) -> Iterator[Shot]:
+    """The selected frames but the first `skip`, all of one size. Raises VideoError where that ends early."""
+    size = None
+    for frame in islice(selection.of(source.frames()), skip, None):
+        shot = Shot(frame.index, frame.timestamp, frame.load())
+        size = size or shot.image.shape
+        if shot.image.shape != size:
+            raise VideoError(_describe_change(source, frame, size, shot.image), frames=frame.index)
+        yield shot
+
+
+def cut_clips(shots: Iterator[Shot], length: int, first: int = 0) -> Iterator[Clip]:
+    """Clips of `length` frames, the last shorter. A VideoError of `shots` comes with the last clip.
+
+    Without any frame, a VideoError is raised.
+    """
+    held: list[Shot] = []
+    error = None
+    while True:
+        try:
+            shot = next(shots, None)
+        except VideoError as raised:
+            error, shot = raised, None
+        if shot is None:
+            break
+        if len(held) == length:
+            yield Clip(first, held, is_last=False)
+            first, held = first + length - 1, [held[-1]]
+        held.append(shot)
+    if not held:
+        raise error or VideoError("the source has no frame in this range", frames=0)
+    yield Clip(first, held, is_last=True, error=error)
+
+
+def _describe_change(source: Source, frame: Frame, size: tuple[int, ...], image: Image) -> str:
+    height, width = image.shape[:2]
+    return (
+        f"{source.name}: frame {frame.index} ({frame.timestamp:.3f} s) is {width}x{height}, "
+        f"those before are {size[1]}x{size[0]}"
+    )
