@@ -18,6 +18,7 @@ from starlette.testclient import TestClient
 def _clean_environment(monkeypatch):
     for name in [name for name in os.environ if name.startswith("MCJEPA_")]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("MCJEPA_DECODE_PROCESSES", "0")  # starting some takes a second; test_decoders has them
 
 
 @pytest.fixture

@@ -112,13 +112,14 @@ def test_an_unforeseen_failure_to_load_is_not_shown(serve, check_problem):
     assert "secret" not in check_problem(client.get("/readyz"), 503, "not_ready")["detail"]
 
 
-def test_draining_refuses_new_work_and_stays_alive(serve, pair, check_problem):
+def test_draining_ends_readiness_and_serves_what_still_arrives(serve, pair, check_problem):
     client = serve()
     client.app.state.service.drain()
     assert "draining" in check_problem(client.get("/readyz"), 503, "not_ready")["detail"]
+    assert client.get("/v1/info").json()["reason"] == "draining: the server is shutting down"
     reply = client.post("/v1/flow", files=pair)
-    check_problem(reply, 503, "not_ready")
-    assert "retry-after" in reply.headers
+    assert reply.status_code == 200
+    assert reply.headers["connection"] == "close"  # so that the caller's next request goes elsewhere
     assert client.get("/healthz").status_code == 200
     client.portal.call(client.app.state.service.check)
     assert client.get("/readyz").status_code == 503

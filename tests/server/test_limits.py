@@ -94,6 +94,45 @@ def test_a_body_that_stops_coming():
     assert reply["connection"] == "close"
 
 
+def test_a_body_slower_than_its_own_deadline():
+    app = create_app(Settings(), FakeEngine())
+    headers = {**MULTIPART, "x-request-timeout": "0.01"}
+    status, reply, body, _ = asyncio.run(ask(app, [chunk(HEAD)], headers))
+    assert status == 504
+    assert b"X-Request-Timeout" in body
+    assert reply["connection"] == "close"
+
+
+def test_all_bodies_together_are_bounded():
+    app = create_app(Settings(max_buffered_bytes=1000), FakeEngine())
+    bodies = app.state.service.bodies
+    bodies.take(900, {})
+    chunks = [chunk(HEAD)] + [chunk(b"a" * 100) for _ in range(9)]
+    status, reply, body, _ = asyncio.run(ask(app, chunks, MULTIPART))
+    assert status == 429
+    assert b"the limit is 1000 (max_buffered_bytes)" in body
+    assert reply["retry-after"] == "1"
+    assert bodies.used == 900  # what the request held is given back
+
+
+@pytest.mark.parametrize("kind", ['; filename="f"', ""])
+def test_parts_are_counted_while_they_arrive(kind):
+    app = create_app(Settings(max_parts=10), FakeEngine())
+    part = f'--x\r\nContent-Disposition: form-data; name="n"{kind}\r\n\r\n\r\n'.encode()
+    status, _, body, left = asyncio.run(ask(app, [chunk(part) for _ in range(100)], MULTIPART))
+    assert status == 400
+    assert b"the limit is 10 (max_parts)" in body
+    assert len(left) == 89
+
+
+@pytest.mark.parametrize("header", ["X: " + "a" * 5000, "\r\n".join(f"X-{n}: 1" for n in range(20))])
+def test_headers_of_a_part_are_bounded(client, check_problem, header):
+    body = (
+        f'--x\r\nContent-Disposition: form-data; name="frame1"; filename="1"\r\n{header}\r\n\r\n\r\n--x--\r\n'
+    )
+    check_problem(client.post("/v1/flow", content=body, headers=MULTIPART), 400, "malformed_request")
+
+
 def test_a_client_that_goes_away_while_sending():
     app = create_app(Settings(), FakeEngine())
     status, *_ = asyncio.run(ask(app, [chunk(HEAD), {"type": "http.disconnect"}], MULTIPART))

@@ -6,7 +6,9 @@ from contextlib import asynccontextmanager
 import httpx2
 import pytest
 from mcjepa_server import Settings, create_app
+from mcjepa_server.admission import Admission, Work
 from mcjepa_server.engines.fake import FakeEngine
+from mcjepa_server.errors import RateLimited
 
 
 @asynccontextmanager
@@ -51,6 +53,165 @@ def test_a_full_queue_answers_429_and_recovers(pair, check_problem):
     assert int(refused.headers["retry-after"]) >= 1
     assert still_alive.status_code == 200
     assert served.status_code == 200
+
+
+PAIR_PIXELS = 2 * 64 * 128  # what the pair of the fixtures is padded to
+
+
+def hold(pair, *, held, then, **settings):
+    """Requests that hang in the engine or wait for it; then what another one is answered."""
+
+    async def scenario():
+        engine = FakeEngine()
+        async with running(engine, **settings) as (client, service):
+            assert (await client.post("/v1/flow", files=pair)).status_code == 200
+            engine.fault = "hang"
+            tasks = [asyncio.create_task(client.post("/v1/flow", files=pair)) for _ in range(held)]
+            await until(lambda: service.admission.pixels == held * PAIR_PIXELS)
+            reply = await then(client, service)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            return reply, service.admission
+
+    reply, admission = asyncio.run(scenario())
+    assert (admission.inside, admission.pixels, admission.expected_wait) == (0, 0, 0)
+    return reply
+
+
+def test_the_queue_is_bounded_in_pixels(pair, check_problem):
+    async def once_more(client, _):
+        return await client.post("/v1/flow", files=pair)
+
+    reply = hold(pair, held=2, then=once_more, max_queue_pixels=2 * PAIR_PIXELS)
+    detail = check_problem(reply, 429, "overloaded")["detail"]
+    assert f"{PAIR_PIXELS} pixels computed besides the {2 * PAIR_PIXELS}" in detail
+    assert "(max_queue_pixels)" in detail
+    assert int(reply.headers["retry-after"]) >= 1
+
+
+def test_the_queue_is_bounded_in_expected_seconds(pair, check_problem):
+    async def once_more(client, service):
+        service.admission._seconds = 12.0
+        reply = await client.post("/v1/flow", files=pair)
+        service.admission._seconds = 0.0
+        return reply
+
+    reply = hold(pair, held=1, then=once_more, max_queue_wait_s=10)
+    assert "about 12.0 s for the engine; the limit is 10 s (max_queue_wait_s)" in reply.json()["detail"]
+    check_problem(reply, 429, "overloaded")
+    assert reply.headers["retry-after"] == "12"
+
+
+def test_nobody_waits_longer_than_the_queue_may(pair, check_problem):
+    async def once_more(client, _):
+        return await client.post("/v1/flow", files=pair)
+
+    reply = hold(pair, held=1, then=once_more, max_queue_wait_s=0.05)
+    assert "has waited as long as it may" in check_problem(reply, 429, "overloaded")["detail"]
+
+
+def test_an_idle_server_takes_what_is_over_the_queue(pair, serve):
+    assert serve(max_queue_pixels=4096).post("/v1/flow", files=pair).status_code == 200
+
+
+def test_the_expected_wait_follows_what_inferences_took():
+    admission = Admission(Settings(max_concurrency=2))
+    work = Work("mcjepa_flow", 2, 1000)
+    with admission.enter() as place:
+        admission.charge(place, work)
+        assert admission.expected_wait == 0  # nothing is known yet
+    admission.learn(work, 1.0)
+    admission.learn(work, 2.0)
+    with admission.enter() as place:
+        admission.charge(place, Work("mcjepa_flow", 2, 4000))
+        assert admission.expected_wait == pytest.approx(4 * 1.2 / 2)
+    assert admission.expected_wait == 0
+
+
+def test_one_key_cannot_take_all_places():
+    admission = Admission(Settings(max_concurrency_per_key=1))
+    with admission.enter("alice"):
+        with pytest.raises(RateLimited, match=r"the limit is 1 \(max_concurrency_per_key\)"):
+            admission.check("alice")
+        with admission.enter("bob"):
+            admission.check()
+    admission.check("alice")
+
+
+def test_a_caller_says_how_long_it_waits(serve, pair, check_problem):
+    engine = FakeEngine()
+    client = serve(engine, failures_to_unready=1)
+    engine.fault = "hang"
+    reply = client.post("/v1/flow", files=pair, headers={"X-Request-Timeout": "0.2"})
+    assert "0.2 s (X-Request-Timeout)" in check_problem(reply, 504, "deadline_exceeded")["detail"]
+    assert client.get("/readyz").status_code == 200  # a hurried caller proves nothing about the engine
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "soon", "nan", "inf", ""])
+def test_a_wrong_timeout_is_refused(client, pair, check_problem, value):
+    reply = client.post("/v1/flow", files=pair, headers={"X-Request-Timeout": value})
+    body = check_problem(reply, 422, "invalid_input")
+    assert body["error"]["param"] == "X-Request-Timeout"
+
+
+def test_a_longer_timeout_does_not_stretch_the_servers(serve, pair):
+    engine = FakeEngine()
+    client = serve(engine, request_timeout_s=0.2)
+    engine.fault = "hang"
+    reply = client.post("/v1/flow", files=pair, headers={"X-Request-Timeout": "1000"})
+    assert "0.2 s (request_timeout_s)" in reply.json()["detail"]
+
+
+def test_the_engine_never_sees_a_request_whose_deadline_passed_in_the_queue(pair):
+    async def scenario():
+        engine = FakeEngine()
+        async with running(engine) as (client, _):
+            engine.fault = "hang"
+            calls = len(engine.calls)
+            first = asyncio.create_task(client.post("/v1/flow", files=pair))
+            await until(lambda: len(engine.calls) > calls)
+            late = await client.post("/v1/flow", files=pair, headers={"X-Request-Timeout": "0.1"})
+            first.cancel()
+            await asyncio.gather(first, return_exceptions=True)
+            engine.fault = None
+            assert (await client.post("/v1/flow", files=pair)).status_code == 200
+            return late.status_code, len(engine.calls) - calls
+
+    assert asyncio.run(scenario()) == (504, 2)
+
+
+def test_those_who_wait_for_a_broken_engine_are_sent_away(pair):
+    class FailsLater(FakeEngine):
+        async def infer_flow(self, frames, backward):
+            if self.fault == "fail":
+                self.calls.append(frames.shape)
+                await self.release.wait()
+            return await super().infer_flow(frames, backward)
+
+    async def scenario():
+        engine = FailsLater()
+        engine.release = asyncio.Event()
+        async with running(engine, failures_to_unready=1, readiness_interval_s=1000) as (client, service):
+            engine.fault = "fail"
+            tasks = [asyncio.create_task(client.post("/v1/flow", files=pair)) for _ in range(3)]
+            await until(lambda: service.admission.waiting == 2)
+            engine.release.set()
+            return sorted(reply.status_code for reply in await asyncio.gather(*tasks))
+
+    assert asyncio.run(scenario()) == [500, 503, 503]
+
+
+def test_an_idle_engine_that_hangs_is_found(pair):
+    async def scenario():
+        engine = FakeEngine()
+        settings = {"readiness_interval_s": 0.01, "canary_interval_s": 0.02, "request_timeout_s": 0.2}
+        async with running(engine, **settings) as (client, service):
+            engine.fault = "hang"
+            await until(lambda: service.reason is not None)
+            return (await client.get("/readyz")).json()["detail"]
+
+    assert "canary inference took over" in asyncio.run(scenario())
 
 
 def test_engine_calls_never_exceed_max_concurrency(pair):

@@ -40,7 +40,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
     for module in (flow, embeddings, analyze, models, health):
         app.include_router(module.router)
     add_handlers(app)
-    app.add_middleware(RequestContext, metrics=service.metrics)
+    app.add_middleware(RequestContext, service=service)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 

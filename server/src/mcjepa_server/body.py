@@ -1,12 +1,13 @@
-"""Reading request bodies: by declared type, within the byte limit, within the time limit."""
+"""Reading request bodies: by declared type, within the limits on bytes, parts and time, as they arrive."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Collection
 from dataclasses import dataclass
+from typing import Any
 
-from starlette.datastructures import FormData, UploadFile
+from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
@@ -15,8 +16,10 @@ from mcjepa_server.errors import (
     BodyTimeout,
     BodyTooLarge,
     ClientClosedRequest,
+    DeadlineExceeded,
     InvalidInput,
     MalformedRequest,
+    Overloaded,
     UnsupportedMediaType,
 )
 
@@ -25,6 +28,28 @@ JSON = "application/json"
 
 #: After an early reply the rest of the body is not worth reading.
 _CLOSE = {"Connection": "close"}
+
+
+class ByteBudget:
+    """Bytes of all bodies that are held at once, so that many uploads cannot fill the memory."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+
+    def take(self, size: int, state: dict[str, Any]) -> None:
+        """Counts bytes for the request whose state this is. Raises Overloaded when there is no room."""
+        if self.used + size > self.limit:
+            raise Overloaded(
+                f"request bodies hold {self.used} bytes; the limit is {self.limit} (max_buffered_bytes)",
+                headers={"Retry-After": "1", **_CLOSE},
+            )
+        self.used += size
+        state["buffered_bytes"] = state.get("buffered_bytes", 0) + size
+
+    def release(self, state: dict[str, Any]) -> None:
+        """At the end of a request, whatever became of it."""
+        self.used -= state.pop("buffered_bytes", 0)
 
 
 @dataclass(frozen=True)
@@ -57,15 +82,18 @@ def body_type(request: Request, *allowed: str) -> str:
     return essence
 
 
-async def read_bytes(request: Request, settings: Settings) -> bytes:
+async def read_bytes(request: Request, settings: Settings, budget: ByteBudget) -> bytes:
     """The whole body."""
-    chunks = [chunk async for chunk in _bounded(request, settings)]
+    chunks = [chunk async for chunk in _bounded(request, settings, budget)]
     return b"".join(chunks)
 
 
-async def read_form(request: Request, settings: Settings) -> Form:
-    """The whole multipart body. Raises MalformedRequest if it does not parse."""
-    parser = _Parser(request.headers, _bounded(request, settings))
+async def read_form(request: Request, settings: Settings, budget: ByteBudget) -> Form:
+    """The whole multipart body. Raises MalformedRequest if it does not parse or has too many parts.
+
+    The headers of a part are bounded by python-multipart: 8 of them, 4224 bytes each.
+    """
+    parser = _Parser(request.headers, _bounded(request, settings, budget), settings.max_parts)
     parser.spool_max_size = settings.max_body_bytes  # in memory: the limit bounds it, and a disk is slower
     try:
         form = await parser.parse()
@@ -83,9 +111,22 @@ async def read_form(request: Request, settings: Settings) -> Form:
 
 
 class _Parser(MultiPartParser):
-    """Starlette's, which takes a body that breaks off for a whole one."""
+    """Starlette's, which takes a body that breaks off for a whole one, and counts files and fields apart."""
 
-    complete = False
+    def __init__(self, headers: Headers, stream: AsyncGenerator[bytes, None], max_parts: int) -> None:
+        super().__init__(headers, stream)
+        self.complete = False
+        self.parts = 0
+        self.max_parts = max_parts
+
+    def on_part_begin(self) -> None:
+        self.parts += 1
+        if self.parts > self.max_parts:
+            raise MalformedRequest(
+                f"the body has over {self.max_parts} parts; the limit is {self.max_parts} (max_parts)",
+                headers=_CLOSE,
+            )
+        super().on_part_begin()
 
     def on_end(self) -> None:
         self.complete = True
@@ -102,31 +143,43 @@ class _Parser(MultiPartParser):
             raise MalformedRequest("the multipart body ends before its closing boundary")
 
 
-async def _bounded(request: Request, settings: Settings) -> AsyncGenerator[bytes, None]:
+async def _bounded(request: Request, settings: Settings, budget: ByteBudget) -> AsyncGenerator[bytes, None]:
     """Chunks of the body. The limits hold whether or not Content-Length is there or true."""
     limit = settings.max_body_bytes
     length = request.headers.get("content-length", "")
-    if length.isdigit() and int(length) > limit:
+    if length.isdecimal() and int(length) > limit:
         raise _too_large(limit, f"{int(length)} bytes")
     size = 0
-    deadline = asyncio.get_running_loop().time() + settings.body_timeout_s
+    async for chunk in _timely(request, settings.body_timeout_s):
+        size += len(chunk)
+        if size > limit:
+            raise _too_large(limit, "longer")
+        budget.take(len(chunk), request.scope["state"])
+        yield chunk
+
+
+async def _timely(request: Request, limit: float) -> AsyncGenerator[bytes, None]:
+    """Chunks that arrive before the limit, and before the request's own deadline."""
+    slowest = asyncio.get_running_loop().time() + limit
+    expires = request.scope["state"].get("expires", slowest)
     stream = request.stream()
     while True:
         try:
-            async with asyncio.timeout_at(deadline):
+            async with asyncio.timeout_at(min(slowest, expires)):
                 chunk = await anext(stream, None)
         except TimeoutError:
+            if expires < slowest:
+                raise DeadlineExceeded(
+                    "the body did not arrive in the time the request allows (X-Request-Timeout)",
+                    headers=_CLOSE,
+                ) from None
             raise BodyTimeout(
-                f"the body did not arrive within {settings.body_timeout_s:g} s (body_timeout_s)",
-                headers=_CLOSE,
+                f"the body did not arrive within {limit:g} s (body_timeout_s)", headers=_CLOSE
             ) from None
         except ClientDisconnect:
             raise ClientClosedRequest("the client closed the connection") from None
         if chunk is None:
             return
-        size += len(chunk)
-        if size > limit:
-            raise _too_large(limit, "longer")
         yield chunk
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -20,19 +22,34 @@ from mcjepa_server.config import EngineName, Settings
 from mcjepa_server.engines.select import find_model_repository
 from mcjepa_server.errors import ContractError
 from mcjepa_server.problems import validation_message
+from mcjepa_server.protocol import bounded_protocol
 from mcjepa_server.service import Service
 from mcjepa_server.version import __version__
 
 
 class Server(uvicorn.Server):
-    """Uvicorn that stops taking work as soon as it is told to end, and lets running requests finish."""
+    """Uvicorn that ends in steps: readiness off; after ``drain_delay_s`` no new connections; what is inside
+    finishes, within ``drain_timeout_s``. An interrupt from the keyboard, or a second signal, skips the delay.
+    """
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+        self._exit_at: float | None = None  # s, monotonic
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        app = self.config.app
-        if isinstance(app, FastAPI):
-            service: Service = app.state.service
-            service.drain()
-        super().handle_exit(sig, frame)
+        first = self._exit_at is None
+        self._service.drain()
+        self._exit_at = time.monotonic() + self._service.settings.drain_delay_s
+        if first and sig == signal.SIGTERM:
+            self._captured_signals.append(sig)
+        else:
+            super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._exit_at is not None and time.monotonic() >= self._exit_at:
+            self.should_exit = True
+        return await super().on_tick(counter)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,17 +68,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _serve(settings)
 
 
-def _serve(settings: Settings) -> int:
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(name)s: %(message)s", stream=sys.stderr)
+def make_server(settings: Settings, app: FastAPI) -> Server:
+    """A server that has not been started."""
     config = uvicorn.Config(
-        create_app(settings),
+        app,
         host=settings.host,
         port=settings.port,
-        timeout_graceful_shutdown=int(settings.request_timeout_s) + 1,
+        http=bounded_protocol(settings),
+        ws="none",
+        timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s),
         server_header=False,
         access_log=False,  # ours has the request id
     )
-    server = Server(config)
+    return Server(config, app.state.service)
+
+
+def _serve(settings: Settings) -> int:
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(name)s: %(message)s", stream=sys.stderr)
+    server = make_server(settings, create_app(settings))
     for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them again after an orderly end
         signal.signal(number, _stop)
     server.run()

@@ -2,44 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
-from anyio import CapacityLimiter
-from anyio.to_thread import run_sync
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from mcjepa_server.engine import Uint8Array
 from mcjepa_server.errors import InvalidInput
-from mcjepa_server.geometry import Geometry, scale_frame
+from mcjepa_server.geometry import Geometry, Plan, resize_square, scale_frame
 from mcjepa_server.images import PixelBudget, decode_image
 
-#: From the width and height of the frames to the sizes they are computed at.
-Plan = Callable[[int, int], Geometry]
+if TYPE_CHECKING:  # its processes import this module for the functions below
+    from mcjepa_server.decoders import Decoders
 
 
 async def decode_clip(
-    files: Sequence[tuple[str, bytes]], budget: PixelBudget, plan: Plan, workers: CapacityLimiter
+    files: Sequence[tuple[str, bytes]], budget: PixelBudget, plan: Plan, decoders: Decoders
 ) -> tuple[list[Uint8Array], Geometry]:
     """Named files to scaled frames (h, w, 3) and their geometry.
 
-    Each frame is scaled as soon as it is decoded, so a request that waits holds no full-size image, and has a
-    thread call of its own, so a deadline can end it in between. Raises InvalidInput if the sizes differ.
+    Each frame is scaled where it is decoded, so a request that waits holds no full-size image, and has a
+    call of its own, so a deadline can end it in between. Raises InvalidInput if the sizes differ.
     """
     frames: list[Uint8Array] = []
-    geometry: Geometry | None = None
+    known: Geometry | Plan = plan
     for name, data in files:
-        frame, geometry = await run_sync(
-            _decode, (name, data), files[0][0], budget, geometry or plan, limiter=workers
-        )
+        frame, geometry = await decoders.run(decode_frame, data, name, files[0][0], budget, known, param=name)
+        known = geometry
+        budget = replace(budget, used=budget.used + geometry.width * geometry.height)
         frames.append(frame)
-    assert geometry is not None, "a clip has frames"
     return frames, geometry
 
 
-def _decode(
-    file: tuple[str, bytes], first: str, budget: PixelBudget, known: Geometry | Plan
+def decode_frame(
+    data: bytes, name: str, first: str, budget: PixelBudget, known: Geometry | Plan
 ) -> tuple[Uint8Array, Geometry]:
-    name, data = file
-    image = decode_image(data, name, budget)
+    """One file to a scaled frame. Blocking; leaves the budget of the caller alone."""
+    image = decode_image(data, name, replace(budget))
     height, width = image.shape[:2]
     geometry = known if isinstance(known, Geometry) else known(width, height)
     if (width, height) != (geometry.width, geometry.height):
@@ -49,3 +47,8 @@ def _decode(
             param=name,
         )
     return scale_frame(image, geometry), geometry
+
+
+def decode_square(data: bytes, name: str, max_pixels: int, side: int) -> Uint8Array:
+    """One file to the square (side, side, 3) that the embedding model takes. Blocking."""
+    return resize_square(decode_image(data, name, PixelBudget(max_pixels, max_pixels)), side)

@@ -52,18 +52,64 @@ class Settings(BaseSettings):
     max_queue: int = Field(
         default=32, ge=0, description="Requests that may wait for their turn; more get 429."
     )
+    max_queue_pixels: int = Field(
+        default=2**26, ge=4096, description="Pixels to compute of all requests inside together; more get 429."
+    )
+    max_queue_wait_s: float = Field(
+        default=10.0,
+        gt=0,
+        description="A request that would wait longer for the engine, or has, gets 429.",
+    )
+    max_concurrency_per_key: int = Field(
+        default=16, ge=1, description="Requests of one API key that may be inside at once; more get 429."
+    )
     request_timeout_s: float = Field(
-        default=60.0, gt=0, description="From the complete body to the reply, else 504."
+        default=60.0,
+        gt=0,
+        description="From the complete body to the reply, else 504; a request may ask for less.",
     )
     body_timeout_s: float = Field(default=60.0, gt=0, description="For the body to arrive, else 408.")
+    header_timeout_s: float = Field(
+        default=10.0,
+        gt=0,
+        description="For the headers of a request to arrive, else the connection is closed.",
+    )
     readiness_interval_s: float = Field(
         default=5.0, gt=0, description="Between canary inferences while not ready."
+    )
+    canary_interval_s: float = Field(
+        default=30.0, gt=0, description="Without a good inference for this long, a canary is run."
     )
     failures_to_unready: int = Field(
         default=3, ge=1, description="Engine failures in a row that end readiness."
     )
 
+    drain_delay_s: float = Field(
+        default=2.0,
+        ge=0,
+        description="After SIGTERM: readiness is off and requests are still taken, for balancers to notice.",
+    )
+    drain_timeout_s: float = Field(
+        default=65.0, gt=0, description="After that: for requests inside to finish before they are cut off."
+    )
+
+    max_connections: int = Field(default=1000, ge=1, description="Open connections; more are closed at once.")
+    max_header_bytes: int = Field(
+        default=2**15,
+        ge=1024,
+        description="Bytes of the request line and the headers of a request, else 431.",
+    )
     max_body_bytes: int = Field(default=64 * 2**20, ge=1, description="Bytes of one request body.")
+    max_buffered_bytes: int = Field(
+        default=2**29, ge=1, description="Bytes of all bodies held at once; more get 429."
+    )
+    max_parts: int = Field(default=128, ge=2, description="Parts of one multipart body.")
+    decode_processes: int = Field(
+        default=2,
+        ge=0,
+        le=64,
+        description="Processes that decode images; 0 decodes in the server's own, which a decoder can crash.",
+    )
     # Kept under the size at which Pillow itself starts to warn of decompression bombs (89 Mpx).
     max_image_pixels: int = Field(default=2**26, ge=256, le=89_000_000, description="Pixels of one image.")
     max_request_pixels: int = Field(

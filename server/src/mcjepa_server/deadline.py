@@ -24,8 +24,8 @@ async def time_limit(seconds: float) -> AsyncIterator[asyncio.Timeout]:
 
 
 def seconds_left(default: float) -> float:
-    """Until the innermost limit, or ``default`` where there is none; never below a millisecond."""
+    """Until the innermost limit, or ``default`` where there is none; negative when it has passed."""
     when = _deadline.get()
     if when is None:
         return default
-    return max(0.001, when - asyncio.get_running_loop().time())
+    return when - asyncio.get_running_loop().time()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mcjepa_server.contract import Contract
+if TYPE_CHECKING:  # the processes that decode images want the array types alone
+    from mcjepa_server.contract import Contract
 
 Uint8Array = NDArray[np.uint8]
 FloatArray = NDArray[np.float32]

@@ -15,7 +15,9 @@ The tree::
     │   └── ImageTooLarge       pixels, judged by the header before decoding
     ├── UnsupportedMediaType
     ├── InvalidInput            well-formed, but against a rule; ``param`` names the field
+    ├── HeadersTooLarge         the request line and the headers
     ├── Overloaded              the queue is full
+    ├── RateLimited             the API key has too many requests, at once or a minute
     ├── InternalError
     │   └── EngineError         the engine failed, or answered with a wrong shape or a non-finite number
     ├── NotReady                loading, failing or draining
@@ -92,6 +94,10 @@ class ImageTooLarge(TooLarge):
     """More pixels than ``max_image_pixels`` or ``max_request_pixels``."""
 
 
+class HeadersTooLarge(ApiError):
+    """More bytes of headers than ``max_header_bytes``."""
+
+
 class UnsupportedMediaType(ApiError):
     """The request's Content-Type is not one the path reads."""
 
@@ -102,6 +108,10 @@ class InvalidInput(ApiError):
 
 class Overloaded(ApiError):
     """The queue is full; try again later."""
+
+
+class RateLimited(ApiError):
+    """This API key has too many requests inside, or sent too many in the last minute."""
 
 
 class InternalError(ApiError):
@@ -138,6 +148,8 @@ STATUS: Mapping[type[ApiError], tuple[int, str, str]] = {
     UnsupportedMediaType: (415, "unsupported_media_type", "Unsupported media type"),
     InvalidInput: (422, "invalid_input", "Invalid input"),
     Overloaded: (429, "overloaded", "Too many requests in flight"),
+    RateLimited: (429, "rate_limited", "Too many requests of this API key"),
+    HeadersTooLarge: (431, "headers_too_large", "Request headers too large"),
     ClientClosedRequest: (499, "client_closed_request", "Client closed request"),
     InternalError: (500, "internal_error", "Internal error"),
     EngineError: (500, "engine_error", "Inference failed"),

@@ -10,7 +10,7 @@ Convention
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -39,6 +39,10 @@ class Geometry:
     def ratio(self) -> tuple[float, float]:
         """What dx and dy are multiplied by on the way back."""
         return self.width / self.scaled_width, self.height / self.scaled_height
+
+
+#: From the width and height of the frames to the sizes they are computed at.
+Plan = Callable[[int, int], Geometry]
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,12 @@ class Metrics:
         self.queue_depth = Gauge(
             "mcjepa_queue_depth", "Requests that wait for the engine.", registry=registry
         )
+        self.queue_pixels = Gauge(
+            "mcjepa_queue_pixels", "Pixels to compute of all requests inside.", registry=registry
+        )
+        self.decoder_failures = Counter(
+            "mcjepa_decoder_failures", "Decoder processes that died or hung.", registry=registry
+        )
         self.padding = Histogram(
             "mcjepa_padding_overhead",
             "Padded pixels beyond those of the frames, as a share, of each request for flow.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
@@ -11,8 +12,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcjepa_server.errors import InternalError
-from mcjepa_server.metrics import Metrics
 from mcjepa_server.problems import problem_response
+from mcjepa_server.service import Service
 
 logger = logging.getLogger(__name__)
 access = logging.getLogger("mcjepa_server.access")
@@ -25,16 +26,20 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-.
 class RequestContext:
     """Pure ASGI, so that nothing buffers the reply."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, service: Service) -> None:
         self.app = app
-        self.metrics = metrics
+        self.service = service
+        self.metrics = service.metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         identity = _identity(Headers(scope=scope))
-        scope.setdefault("state", {})["request_id"] = identity["X-Request-ID"]
+        state = scope.setdefault("state", {})
+        state["request_id"] = identity["X-Request-ID"]
+        state["started"] = asyncio.get_running_loop().time()
+        state["api_key"] = None
         status = 0
         start = time.perf_counter()
 
@@ -42,7 +47,10 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message).update(identity)
+                headers = MutableHeaders(scope=message)
+                headers.update(identity)
+                if self.service.draining:
+                    headers["Connection"] = "close"
             await send(message)
 
         try:
@@ -54,6 +62,7 @@ class RequestContext:
             error = InternalError("the server failed; its log has the details under this request id")
             await problem_response(error, scope)(scope, receive, send_with_identity)
         finally:
+            self.service.bodies.release(state)
             self._observe(scope, status, time.perf_counter() - start)
 
     def _observe(self, scope: Scope, status: int, seconds: float) -> None:

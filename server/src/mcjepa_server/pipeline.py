@@ -5,27 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from anyio.to_thread import run_sync
 from numpy.typing import NDArray
 
+from mcjepa_server.admission import Work
 from mcjepa_server.config import Settings
+from mcjepa_server.contract import EMBED, FLOW, FLOW_BIDIRECTIONAL
 from mcjepa_server.engine import Engine, FloatArray, FlowOutput, Uint8Array
 from mcjepa_server.errors import ContractError, EngineError
 from mcjepa_server.geometry import (
     Geometry,
     Padding,
+    Plan,
     pack_clip,
     plan_geometry,
-    resize_square,
     split_clip,
     unpack_flow,
 )
 from mcjepa_server.occlusion import occlusion_mask
 
 #: Wraps one call of the engine; the gateway's takes a slot, measures, and counts failures.
-Slot = Callable[[int], AbstractAsyncContextManager[None]]
+Slot = Callable[[Work], AbstractAsyncContextManager[None]]
+#: px; no motion in an image is longer, and float32 stays exact enough and far from its end.
+MAX_FLOW = 1e6
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,11 @@ class FlowOptions:
 
     backward: bool = False
     occlusion: bool = False
+
+    @property
+    def both(self) -> bool:
+        """Whether flow is needed in both directions."""
+        return self.backward or self.occlusion
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,7 @@ class FlowResult:
 
 
 class Pipeline:
-    """Runs requests on one engine. ``slot`` is entered around every engine call with the frames it holds."""
+    """Runs requests on one engine. ``slot`` is entered around every engine call with the work it is."""
 
     def __init__(self, engine: Engine, settings: Settings) -> None:
         self._engine = engine
@@ -58,37 +68,46 @@ class Pipeline:
             if w % stride or h % stride:
                 raise ContractError(f"shape_buckets: {w}x{h} is not a multiple of the stride {stride}")
 
-    def plan(self, width: int, height: int, max_side: int | None) -> Geometry:
-        """Sizes for frames of this size; ``max_side`` of the request, or else of the settings."""
-        return plan_geometry(
-            width,
-            height,
-            self._padding,
-            max_side or self._settings.max_side,
-            self._settings.max_compute_pixels,
+    def planner(self, max_side: int | None) -> Plan:
+        """Chooses sizes for frames of any size; ``max_side`` of the request, or else of the settings.
+
+        It can be pickled, so that another process can plan.
+        """
+        return partial(
+            plan_geometry,
+            padding=self._padding,
+            max_side=max_side or self._settings.max_side,
+            max_pixels=self._settings.max_compute_pixels,
         )
+
+    def flow_work(self, frames: int, geometry: Geometry, options: FlowOptions) -> Work:
+        """What the flow of so many frames costs."""
+        model = FLOW_BIDIRECTIONAL if options.both else FLOW
+        return Work(model, frames, frames * geometry.padded_width * geometry.padded_height)
+
+    def embed_work(self, images: int) -> Work:
+        return Work(EMBED, images, images * self._engine.contract.embed_image_size**2)
 
     async def flow(
         self, frames: Sequence[Uint8Array], geometry: Geometry, options: FlowOptions, slot: Slot
     ) -> FlowResult:
         """Flow between neighbours of N >= 2 frames (h, w, 3) that were scaled to ``geometry``."""
-        both = options.backward or options.occlusion
         parts = []
         for clip in split_clip(len(frames), geometry, self._settings.max_clip_pixels):
             packed = await run_sync(pack_clip, frames[clip], geometry)
-            async with slot(packed.shape[1]):
-                output = await self._engine.infer_flow(packed, both)
-                check_flow(output, packed.shape, self._engine.contract.embedding_size, both)
+            async with slot(self.flow_work(packed.shape[1], geometry, options)):
+                output = await self._engine.infer_flow(packed, options.both)
+                check_flow(output, packed.shape, self._engine.contract.embedding_size, options.both)
             parts.append(output)
         return await run_sync(_assemble, parts, geometry, options)
 
     async def embed(self, images: Sequence[Uint8Array], slot: Slot) -> FloatArray:
-        """Embeddings (N, D) of unit length of squares from :meth:`shrink`."""
+        """Embeddings (N, D) of unit length of squares (S, S, 3), S being the contract's."""
         size = self._engine.contract.max_batch_size
         parts = []
         for start in range(0, len(images), size):
             batch = np.stack(images[start : start + size])
-            async with slot(len(batch)):
+            async with slot(self.embed_work(len(batch))):
                 output = await self._engine.infer_embed(batch)
                 check_output(
                     "embedding", output.embedding, (len(batch), self._engine.contract.embedding_size)
@@ -96,13 +115,9 @@ class Pipeline:
             parts.append(output.embedding)
         return normalise(np.concatenate(parts))
 
-    def shrink(self, image: Uint8Array) -> Uint8Array:
-        """An image (H, W, 3) as the square that the embedding model takes. Blocking."""
-        return resize_square(image, self._engine.contract.embed_image_size)
-
 
 def check_flow(output: FlowOutput, clip: tuple[int, ...], embedding_size: int, backward: bool) -> None:
-    """Raises EngineError unless every output has its shape and is finite. ``clip`` is (B, N, H, W, 3)."""
+    """Raises EngineError unless every output has its shape and can be sent. ``clip`` is (B, N, H, W, 3)."""
     b, n, h, w, _ = clip
     check_output("flow", output.flow, (b, n - 1, 2, h, w))
     check_output("embedding", output.embedding, (b, n, embedding_size))
@@ -114,8 +129,8 @@ def check_output(name: str, array: FloatArray | None, shape: tuple[int, ...]) ->
     if array is None or array.shape != shape or array.dtype != np.float32:
         found = "nothing" if array is None else f"{array.dtype} {array.shape}"
         raise EngineError(f"the engine answered {name} with {found}, expected float32 {shape}")
-    if not np.isfinite(array).all():
-        raise EngineError(f"the engine answered {name} with numbers that are not finite")
+    if not (array.min() >= -MAX_FLOW and array.max() <= MAX_FLOW):  # NaN compares as false
+        raise EngineError(f"the engine answered {name} with numbers that are not finite or beyond any use")
 
 
 def normalise(embeddings: FloatArray) -> FloatArray:
@@ -130,7 +145,7 @@ def normalise(embeddings: FloatArray) -> FloatArray:
 def _assemble(parts: Sequence[FlowOutput], geometry: Geometry, options: FlowOptions) -> FlowResult:
     flows = np.concatenate([unpack_flow(part.flow[0], geometry) for part in parts])
     backward = None
-    if options.backward or options.occlusion:
+    if options.both:
         backward = np.concatenate(
             [unpack_flow(part.flow_backward[0], geometry) for part in parts if part.flow_backward is not None]
         )

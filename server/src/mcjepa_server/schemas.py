@@ -178,8 +178,17 @@ class Limits(BaseModel):
     max_side: int
     max_compute_pixels: int
     max_in_flight: int
+    max_queue: int
+    max_queue_pixels: int
+    max_queue_wait_s: float
+    max_concurrency_per_key: int
+    max_connections: int
+    max_header_bytes: int
+    max_buffered_bytes: int
+    max_parts: int
     request_timeout_s: float
     body_timeout_s: float
+    header_timeout_s: float
 
 
 class Formats(BaseModel):

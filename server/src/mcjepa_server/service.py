@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 import numpy as np
-from anyio import CapacityLimiter
 
-from mcjepa_server.admission import Admission
+from mcjepa_server.admission import Admission, Place, Work
+from mcjepa_server.body import ByteBudget
 from mcjepa_server.config import Settings
 from mcjepa_server.contract import Contract
 from mcjepa_server.deadline import time_limit
+from mcjepa_server.decoders import Decoders
 from mcjepa_server.engine import Engine
 from mcjepa_server.errors import ApiError, ContractError, EngineError, NotReady
+from mcjepa_server.geometry import resize_square
 from mcjepa_server.metrics import Metrics
 from mcjepa_server.pipeline import FlowOptions, Pipeline
 from mcjepa_server.timing import Timings
 
 logger = logging.getLogger(__name__)
+
+DRAINING = "draining: the server is shutting down"
 
 EngineFactory = Callable[[], Awaitable[Engine]]
 
@@ -34,21 +38,25 @@ class Service:
     def __init__(self, settings: Settings, make_engine: EngineFactory) -> None:
         self.settings = settings
         self.metrics = Metrics()
-        self.admission = Admission(settings.max_concurrency, settings.max_queue)
-        self.workers = CapacityLimiter(os.cpu_count() or 1)  # threads that hold full-size images
-        self.reason: str | None = "starting"
+        self.admission = Admission(settings)
+        self.bodies = ByteBudget(settings.max_buffered_bytes)
+        self.decoders = Decoders(settings.decode_processes, self.metrics.decoder_failures)
+        self._failing: str | None = "starting"
         self._make_engine = make_engine
         self._engine: Engine | None = None
         self._pipeline: Pipeline | None = None
         self._failures = 0
+        self._last_success = 0.0  # on the clock of the event loop
         self._watcher: asyncio.Task[None] | None = None
         self._draining = False
         self.metrics.in_flight.set_function(lambda: self.admission.inside)
+        self.metrics.queue_pixels.set_function(lambda: self.admission.pixels)
         self.metrics.queue_depth.set_function(lambda: self.admission.waiting)
         self.metrics.ready.set_function(lambda: self.reason is None)
 
     async def start(self) -> None:
         """Loads the engine and tries the canary once; further tries follow in the background."""
+        await self.decoders.start()
         await self.check()
         self._watcher = asyncio.create_task(self._watch())
 
@@ -61,10 +69,18 @@ class Service:
         if self._engine is not None:
             await self._engine.close()
 
+    @property
+    def reason(self) -> str | None:
+        """Why the server should be sent no requests, None while it should."""
+        return DRAINING if self._draining else self._failing
+
+    @property
+    def draining(self) -> bool:
+        return self._draining
+
     def drain(self) -> None:
-        """Refuses new inference; what is running goes on."""
+        """Ends readiness, so that balancers look elsewhere. Whatever still arrives is served."""
         self._draining = True
-        self.reason = "draining: the server is shutting down"
 
     async def check(self) -> None:
         """Loads the engine if need be and runs the canary; sets the reason for not being ready."""
@@ -87,12 +103,13 @@ class Service:
             self._set_reason(None)
 
     def require_ready(self) -> Pipeline:
-        """The pipeline, or NotReady with the reason."""
-        if self.reason is not None:
-            raise NotReady(
-                self.reason, headers={"Retry-After": str(int(self.settings.readiness_interval_s) or 1)}
-            )
+        """The pipeline of an engine that works. Raises NotReady with the reason."""
+        if self._failing is not None:
+            raise self.not_ready(self._failing)
         return self._pipeline_or_raise()
+
+    def not_ready(self, reason: str) -> NotReady:
+        return NotReady(reason, headers={"Retry-After": str(int(self.settings.readiness_interval_s) or 1)})
 
     @property
     def contract(self) -> Contract:
@@ -107,10 +124,16 @@ class Service:
         return None if self._engine is None else self._engine.name
 
     @asynccontextmanager
-    async def slot(self, timings: Timings, size: int) -> AsyncIterator[None]:
-        """Around one call of the engine: waits for a slot, measures, ends readiness on repeated failure."""
-        async with self.admission.slot(timings):
-            self.metrics.batch_size.observe(size)
+    async def slot(self, timings: Timings, work: Work, place: Place | None = None) -> AsyncIterator[None]:
+        """Around one call of the engine: waits for a slot, measures, ends readiness on repeated failure.
+
+        Without a place it is the canary, which may try an engine that is out of use.
+        """
+        async with self.admission.slot(timings, place):
+            if place is not None:
+                self.require_ready()  # the engine may have failed since the request came in
+            self.metrics.batch_size.observe(work.items)
+            before = timings.seconds.get("inference", 0.0)
             try:
                 with timings.stage("inference"):
                     yield
@@ -119,19 +142,22 @@ class Service:
                 self._count_failure(error.message)
                 raise
             except NotReady as error:
-                if self.reason is None:
-                    self._set_reason(error.message)
+                self._set_reason(error.message)
                 raise
             self._failures = 0
+            self._last_success = asyncio.get_running_loop().time()
+            if place is not None:
+                self.admission.learn(work, timings.seconds["inference"] - before)
 
     def note_deadline(self, timings: Timings) -> None:
-        """A request ran out of time; if it had reached the engine, the engine may hang."""
-        if "inference" in timings.seconds:
+        """A request ran out of time. If most of it was the engine's, the engine may hang; a caller who allows
+        a millisecond proves nothing."""
+        if timings.seconds.get("inference", 0.0) > self.settings.request_timeout_s / 2:
             self._count_failure("the deadline passed during inference")
 
     def _count_failure(self, message: str) -> None:
         self._failures += 1
-        if self._failures >= self.settings.failures_to_unready and self.reason is None:
+        if self._failures >= self.settings.failures_to_unready and self._failing is None:
             self._set_reason(f"{self._failures} engine failures in a row, the last: {message}")
 
     async def _canary(self, engine: Engine, pipeline: Pipeline) -> None:
@@ -140,17 +166,22 @@ class Service:
         timings = Timings()
         rng = np.random.default_rng(0)
         frames = rng.integers(0, 256, (2, engine.contract.stride, engine.contract.stride, 3), np.uint8)
-        geometry = pipeline.plan(frames.shape[2], frames.shape[1], None)
+        geometry = pipeline.planner(None)(frames.shape[2], frames.shape[1])
         options = FlowOptions(backward=True)
-        await pipeline.flow(list(frames), geometry, options, lambda size: self.slot(timings, size))
-        square = pipeline.shrink(frames[0])
-        await pipeline.embed([square], lambda size: self.slot(timings, size))
+        await pipeline.flow(list(frames), geometry, options, partial(self.slot, timings))
+        square = resize_square(frames[0], engine.contract.embed_image_size)
+        await pipeline.embed([square], partial(self.slot, timings))
 
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(self.settings.readiness_interval_s)
-            if self.reason is not None and not self._draining:
+            if not self._draining and (self._failing is not None or self._is_stale()):
                 await self.check()
+
+    def _is_stale(self) -> bool:
+        """Whether nothing has shown for a while that the engine works."""
+        age = asyncio.get_running_loop().time() - self._last_success
+        return age > self.settings.canary_interval_s
 
     def _pipeline_or_raise(self) -> Pipeline:
         if self._pipeline is None:
@@ -158,9 +189,9 @@ class Service:
         return self._pipeline
 
     def _set_reason(self, reason: str | None) -> None:
-        if self._draining or reason == self.reason:
+        if reason == self._failing:
             return
-        self.reason = reason
+        self._failing = reason
         if reason is None:
             logger.info("ready")
         else:

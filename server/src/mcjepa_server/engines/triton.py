@@ -87,7 +87,7 @@ class TritonEngine:
         for endpoint in self._in_turn():
             try:
                 await endpoint.verify(self._contract)
-                return await endpoint.infer(model, name, array, outputs, seconds_left(NO_LIMIT_S))
+                return await endpoint.infer(model, name, array, outputs, max(0.001, seconds_left(NO_LIMIT_S)))
             except Overloaded as error:
                 full = error
             except EndpointDown as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Any
 
-from fastapi import Depends, Request
+from fastapi import Depends, Header, Request
 
 from mcjepa_server.errors import (
     ApiError,
@@ -18,6 +18,7 @@ from mcjepa_server.errors import (
     MalformedRequest,
     NotReady,
     Overloaded,
+    RateLimited,
     UndecodableImage,
     UnsupportedMediaType,
 )
@@ -33,6 +34,7 @@ INFERENCE_ERRORS: tuple[type[ApiError], ...] = (
     UnsupportedMediaType,
     InvalidInput,
     Overloaded,
+    RateLimited,
     EngineError,
     NotReady,
     DeadlineExceeded,
@@ -45,6 +47,28 @@ def get_service(request: Request) -> Service:
 
 
 ServiceDep = Annotated[Service, Depends(get_service)]
+
+
+async def note_timeout(
+    request: Request,
+    timeout: Annotated[
+        float | None,
+        Header(
+            alias="X-Request-Timeout",
+            gt=0,
+            allow_inf_nan=False,
+            description="Seconds from the request to the reply, else 504; the server's limit still holds.",
+        ),
+    ] = None,
+) -> None:
+    """Notes when the caller stops waiting."""
+    if timeout is not None:
+        request.state.timeout = timeout
+        request.state.expires = request.state.started + timeout
+
+
+#: What every inference route depends on.
+INFERENCE: list[Any] = [Depends(note_timeout)]
 
 
 def multipart_schema(properties: dict[str, Any], required: Iterable[str]) -> dict[str, Any]:

@@ -15,21 +15,27 @@ from pydantic import ValidationError
 from starlette.responses import JSONResponse, Response
 
 from mcjepa_server.body import JSON, MULTIPART, body_type, read_bytes, read_form
+from mcjepa_server.clips import decode_square
 from mcjepa_server.config import Settings
 from mcjepa_server.contract import EMBED
 from mcjepa_server.engine import FloatArray, Uint8Array
 from mcjepa_server.errors import InvalidInput, MalformedRequest, UndecodableImage, UnknownModel
-from mcjepa_server.images import PixelBudget, decode_image
-from mcjepa_server.jobs import run_job
-from mcjepa_server.pipeline import Pipeline, normalise
+from mcjepa_server.jobs import Ticket, run_job
+from mcjepa_server.pipeline import normalise
 from mcjepa_server.problems import documented, validation_message
 from mcjepa_server.replies import HEADERS
-from mcjepa_server.routes.common import FILE, INFERENCE_ERRORS, ServiceDep, header_docs, multipart_schema
+from mcjepa_server.routes.common import (
+    FILE,
+    INFERENCE,
+    INFERENCE_ERRORS,
+    ServiceDep,
+    header_docs,
+    multipart_schema,
+)
 from mcjepa_server.schemas import EmbeddingRequest, EmbeddingResponse
 from mcjepa_server.service import Service
-from mcjepa_server.timing import Timings
 
-router = APIRouter(tags=["inference"])
+router = APIRouter(tags=["inference"], dependencies=INFERENCE)
 FIELDS = ("model", "encoding_format", "dimensions")
 
 _REQUEST_BODY = {
@@ -63,22 +69,23 @@ async def post_embeddings(request: Request, service: ServiceDep) -> Response:
     """Embeddings of unit length. JSON as for OpenAI's endpoint, or multipart with parts named `images`."""
     pipeline = service.require_ready()
     kind = body_type(request, JSON, MULTIPART)
-    service.admission.check()
-    wanted, files = await (_read_json if kind == JSON else _read_multipart)(request, service.settings)
+    service.admission.check(request.state.api_key)
+    wanted, files = await (_read_json if kind == JSON else _read_multipart)(request, service)
     check_request(wanted, len(files or wanted.items), service.contract.embedding_size, service.settings)
 
-    async def job(timings: Timings) -> Response:
-        with timings.stage("decode"):
-            images = await _squares(wanted, files, pipeline, service)
-        embeddings = await pipeline.embed(images, lambda size: service.slot(timings, size))
-        headers = {"X-Model-Version": service.contract.model_version, **timings.headers()}
+    async def job(ticket: Ticket) -> Response:
+        ticket.charge(pipeline.embed_work(len(files or wanted.items)))
+        with ticket.timings.stage("decode"):
+            images = await _squares(wanted, files, service)
+        embeddings = await pipeline.embed(images, ticket.slot)
+        headers = {"X-Model-Version": service.contract.model_version, **ticket.timings.headers()}
         return JSONResponse(await run_sync(encode_embeddings, embeddings, wanted), headers=headers)
 
     return await run_job(request, service, job)
 
 
-async def _read_json(request: Request, settings: Settings) -> tuple[EmbeddingRequest, list[bytes]]:
-    data = await read_bytes(request, settings)
+async def _read_json(request: Request, service: Service) -> tuple[EmbeddingRequest, list[bytes]]:
+    data = await read_bytes(request, service.settings, service.bodies)
     try:
         document = await run_sync(json.loads, data)
     except (ValueError, RecursionError) as error:
@@ -86,8 +93,8 @@ async def _read_json(request: Request, settings: Settings) -> tuple[EmbeddingReq
     return _validate(document), []
 
 
-async def _read_multipart(request: Request, settings: Settings) -> tuple[EmbeddingRequest, list[bytes]]:
-    form = await read_form(request, settings)
+async def _read_multipart(request: Request, service: Service) -> tuple[EmbeddingRequest, list[bytes]]:
+    form = await read_form(request, service.settings, service.bodies)
     form.check_names(files=["images"], fields=FIELDS)
     files = form.named("images")
     if not files:
@@ -117,21 +124,16 @@ def check_request(wanted: EmbeddingRequest, images: int, embedding_size: int, se
         )
 
 
-async def _squares(
-    wanted: EmbeddingRequest, files: list[bytes], pipeline: Pipeline, service: Service
-) -> list[Uint8Array]:
+async def _squares(wanted: EmbeddingRequest, files: list[bytes], service: Service) -> list[Uint8Array]:
     """Decoded and shrunk one by one: a full-size image is held only while its turn lasts."""
-
-    limit = service.settings.max_image_pixels
-
-    def square(index: int, item: bytes | str) -> Uint8Array:
-        name = f"images[{index}]" if files else f"input[{index}]"
-        data = item if isinstance(item, bytes) else decode_base64(item, name)
-        budget = PixelBudget(limit, limit)
-        return pipeline.shrink(decode_image(data, name, budget))
-
+    limit, side = service.settings.max_image_pixels, service.contract.embed_image_size
     items: Sequence[bytes | str] = files or wanted.items
-    return [await run_sync(square, index, item, limiter=service.workers) for index, item in enumerate(items)]
+    squares = []
+    for index, item in enumerate(items):
+        name = f"images[{index}]" if files else f"input[{index}]"
+        data = item if isinstance(item, bytes) else await run_sync(decode_base64, item, name)
+        squares.append(await service.decoders.run(decode_square, data, name, limit, side, param=name))
+    return squares
 
 
 def decode_base64(text: str, param: str) -> bytes:

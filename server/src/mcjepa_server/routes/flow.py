@@ -13,17 +13,22 @@ from mcjepa_server import formats
 from mcjepa_server.body import MULTIPART, Form, body_type, read_form
 from mcjepa_server.clips import decode_clip
 from mcjepa_server.errors import InvalidInput, NotAcceptable
-from mcjepa_server.geometry import Geometry
 from mcjepa_server.images import PixelBudget
-from mcjepa_server.jobs import run_job
+from mcjepa_server.jobs import Ticket, run_job
 from mcjepa_server.negotiate import Offer, choose_format
 from mcjepa_server.pipeline import FlowOptions
 from mcjepa_server.problems import documented
 from mcjepa_server.replies import FLOW_HEADERS, describe, encode_flow, flow_reply
-from mcjepa_server.routes.common import FILE, INFERENCE_ERRORS, ServiceDep, header_docs, multipart_schema
-from mcjepa_server.timing import Timings
+from mcjepa_server.routes.common import (
+    FILE,
+    INFERENCE,
+    INFERENCE_ERRORS,
+    ServiceDep,
+    header_docs,
+    multipart_schema,
+)
 
-router = APIRouter(tags=["inference"])
+router = APIRouter(tags=["inference"], dependencies=INFERENCE)
 FRAMES = ("frame1", "frame2")
 
 
@@ -92,26 +97,25 @@ async def post_flow(
     pipeline = service.require_ready()
     offer = choose_offer(query, accept)
     body_type(request, MULTIPART)
-    service.admission.check()
-    form = await read_form(request, service.settings)
+    service.admission.check(request.state.api_key)
+    form = await read_form(request, service.settings, service.bodies)
     files = pick_frames(form)
     budget = PixelBudget(service.settings.max_image_pixels, service.settings.max_request_pixels)
     options = FlowOptions(query.direction == "both", query.occlusion)
 
-    def plan(width: int, height: int) -> Geometry:
-        return pipeline.plan(width, height, query.max_side)
-
-    async def job(timings: Timings) -> Response:
-        with timings.stage("decode"):
-            frames, geometry = await decode_clip(files, budget, plan, service.workers)
+    async def job(ticket: Ticket) -> Response:
+        with ticket.timings.stage("decode"):
+            plan = pipeline.planner(query.max_side)
+            frames, geometry = await decode_clip(files, budget, plan, service.decoders)
+        ticket.charge(pipeline.flow_work(len(frames), geometry, options))
         service.metrics.observe_padding(geometry, service.settings.shape_buckets)
         if query.direction == "backward":
             frames.reverse()
-        result = await pipeline.flow(frames, geometry, options, lambda size: service.slot(timings, size))
+        result = await pipeline.flow(frames, geometry, options, ticket.slot)
         meta = describe(len(frames), geometry, service.contract, query.direction, query.occlusion)
-        with timings.stage("encode"):
+        with ticket.timings.stage("encode"):
             body, extra = await run_sync(encode_flow, result, offer, query.max_flow, meta)
-        reply = flow_reply(body, offer, "flow", meta, timings)
+        reply = flow_reply(body, offer, "flow", meta, ticket.timings)
         reply.headers.update(extra)
         return reply
 

@@ -23,8 +23,10 @@ async def healthz() -> Health:
 
 @router.get("/readyz", summary="Inference works", responses=documented(NotReady))
 async def readyz(service: ServiceDep) -> Health:
-    """200 only after a canary inference gave a finite answer of the right shape; else 503 with the reason."""
-    service.require_ready()
+    """200 only after a canary inference gave a finite answer of the right shape, and none failed since; else
+    503 with the reason. An idle server repeats the canary, so that an engine that hangs is found."""
+    if service.reason is not None:
+        raise service.not_ready(service.reason)
     return Health(status="ready")
 
 

@@ -1,0 +1,101 @@
+"""Where image files are decoded: in processes of their own, so that no file can take the server down."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import TypeVar
+
+from anyio import BrokenWorkerProcess, CapacityLimiter, fail_after, to_process, to_thread
+from prometheus_client import Counter
+
+from mcjepa_server.errors import DeadlineExceeded, UndecodableImage
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+TIMEOUT_S = 30.0  # of one file; the largest that is allowed takes a few seconds
+MEMORY_BYTES = 2**32  # of address space of one process: the largest image, thrice, and the libraries
+
+
+class Decoders:
+    """Runs functions on hostile bytes, a bounded number at once, off the event loop.
+
+    A process that dies or hangs costs the file it was working on; another one takes its place. With 0
+    processes it is threads of this process, for tests and for platforms without processes to spare.
+    """
+
+    def __init__(self, processes: int, failures: Counter) -> None:
+        self._processes = processes
+        self._limiter = CapacityLimiter(processes or os.cpu_count() or 1)
+        self._failures = failures
+
+    async def start(self) -> None:
+        """Starts the processes ahead of the first request."""
+        if self._processes:
+            await asyncio.gather(*(self._in_process(_confine, ()) for _ in range(self._processes)))
+
+    async def run(self, function: Callable[..., T], *args: object, param: str) -> T:
+        """The function's result, or its error. ``param`` names the part in errors of the decoder itself.
+
+        A caller who is cancelled leaves at once; the process finishes the file by itself.
+        """
+        if not self._processes:
+            return await to_thread.run_sync(function, *args, limiter=self._limiter)
+        task = asyncio.create_task(self._guarded(function, args, param))
+        task.add_done_callback(_look_at_result)
+        return await asyncio.shield(task)
+
+    async def _guarded(self, function: Callable[..., T], args: tuple[object, ...], param: str) -> T:
+        try:
+            try:
+                return await self._in_process(function, args)
+            except BrokenWorkerProcess:  # it may have died of something else: once more, in another one
+                self._failures.inc()
+                return await self._in_process(function, args)
+        except BrokenWorkerProcess:
+            self._failures.inc()
+            logger.error("a decoder process died of %s, twice", param)
+            raise UndecodableImage(
+                f"{param} cannot be decoded: the decoder broke down on it", param=param
+            ) from None
+        except TimeoutError:
+            self._failures.inc()
+            logger.error("a decoder process took over %g s for %s and was ended", TIMEOUT_S, param)
+            raise DeadlineExceeded(f"decoding {param} did not finish within {TIMEOUT_S:g} s") from None
+
+    async def _in_process(self, function: Callable[..., T], args: tuple[object, ...]) -> T:
+        async with self._limiter:
+            with fail_after(TIMEOUT_S):
+                spare = CapacityLimiter(1)  # the limit is ours, so that waiting for it takes none of the time
+                return await to_process.run_sync(_confined, function, args, cancellable=True, limiter=spare)
+
+
+def _confined(function: Callable[..., T], args: tuple[object, ...]) -> T:
+    _confine()
+    return function(*args)
+
+
+@functools.cache
+def _confine() -> None:
+    """Once in each process: bounded memory, no core files, no say in the terminal."""
+    import resource
+    import signal
+
+    import mcjepa_server.clips  # noqa: F401  the libraries, before the first file needs them
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stderr__.fileno() if sys.__stderr__ else 2)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which drains first
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _look_at_result(task: asyncio.Task[T]) -> None:
+    """An error that nobody waits for any more is no defect."""
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,119 @@
+"""Decoding in processes of its own: what a crash, a hang or an error in there does to everybody else."""
+
+import asyncio
+import os
+import signal
+import time
+
+import pytest
+from mcjepa_server import Settings, create_app, decoders
+from mcjepa_server.engines.fake import FakeEngine
+from mcjepa_server.errors import DeadlineExceeded, ImageTooLarge, UndecodableImage
+from mcjepa_server.images import PixelBudget, decode_image
+from prometheus_client import Counter
+from starlette.testclient import TestClient
+
+
+def work(job, processes=1):
+    """Runs the coroutine function on decoders; gives its result and the count of failures."""
+    failures = Counter("failures", "Of decoders.", registry=None)
+
+    async def main():
+        pool = decoders.Decoders(processes, failures)
+        await pool.start()
+        return await job(pool)
+
+    return asyncio.run(main()), failures._value.get()
+
+
+def die(_=None):
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def test_a_crash_costs_one_file(encode, picture):
+    good = encode(picture())
+
+    async def job(pool):
+        others = [
+            pool.run(decode_image, good, "other", PixelBudget(10**6, 10**6), param="x") for _ in range(4)
+        ]
+        crashed, *decoded = await asyncio.gather(
+            pool.run(die, param="frame2"), *others, return_exceptions=True
+        )
+        return crashed, [image.shape for image in decoded]
+
+    (crashed, shapes), failures = work(job, processes=2)
+    assert isinstance(crashed, UndecodableImage)
+    assert str(crashed) == "frame2 cannot be decoded: the decoder broke down on it"
+    assert crashed.param == "frame2"
+    assert shapes == [(48, 80, 3)] * 4
+    assert failures == 2  # it was tried twice
+
+
+def test_a_process_killed_from_outside_costs_nothing():
+    async def job(pool):
+        os.kill(await pool.run(os.getpid, param="x"), signal.SIGKILL)
+        return await pool.run(os.getpid, param="x")
+
+    assert work(job)[0] > 0
+
+
+def test_a_hang_is_ended(monkeypatch):
+    async def job(pool):
+        monkeypatch.setattr(decoders, "TIMEOUT_S", 0.2)
+        first = await asyncio.gather(pool.run(time.sleep, 1000, param="frame1"), return_exceptions=True)
+        monkeypatch.setattr(decoders, "TIMEOUT_S", 30)
+        return first[0], await pool.run(os.getpid, param="x")
+
+    (hung, alive), failures = work(job)
+    assert isinstance(hung, DeadlineExceeded)
+    assert "decoding frame1 did not finish within 0.2 s" in str(hung)
+    assert alive > 0
+    assert failures == 1
+
+
+def test_errors_come_back_whole(encode, picture):
+    async def job(pool):
+        with pytest.raises(ImageTooLarge, match="max_image_pixels") as caught:
+            await pool.run(decode_image, encode(picture()), "frame1", PixelBudget(100, 100), param="frame1")
+        return caught.value.param
+
+    assert work(job)[0] == "frame1"
+
+
+def test_a_caller_who_leaves_does_not_end_the_process():
+    async def job(pool):
+        before = await pool.run(os.getpid, param="x")
+        leaving = asyncio.create_task(pool.run(time.sleep, 0.1, param="x"))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+        return before == await pool.run(os.getpid, param="x")
+
+    assert work(job)[0]
+
+
+def limits():
+    import resource
+
+    return resource.getrlimit(resource.RLIMIT_AS)[0], resource.getrlimit(resource.RLIMIT_CORE)[0]
+
+
+def test_a_process_is_bounded_and_light():
+    async def job(pool):
+        modules = await pool.run(eval, "set(__import__('sys').modules)", param="x")
+        return await pool.run(limits, param="x"), modules
+
+    (bounds, modules), _ = work(job)
+    assert bounds == (decoders.MEMORY_BYTES, 0)
+    assert not modules & {"fastapi", "onnxruntime", "grpc", "pydantic"}
+
+
+def test_through_the_whole_gateway(pair, check_problem):
+    with TestClient(create_app(Settings(decode_processes=1), FakeEngine())) as client:
+        assert client.post("/v1/flow", files=pair).status_code == 200
+        reply = client.post("/v1/embeddings", files={"images": pair["frame1"]})
+        assert reply.status_code == 200
+        pair["frame2"] = ("2.png", b"junk")
+        body = check_problem(client.post("/v1/flow", files=pair), 400, "undecodable_image")
+        assert body["error"]["param"] == "frame2"
