@@ -14,6 +14,7 @@ from typing import Any
 
 from mcjepa import __version__
 from mcjepa.config import load_config
+from mcjepa.evaluate_cli import add_evaluate
 from mcjepa.triton_cli import VARIANTS, add_triton_commands, write_variants
 
 REPOSITORY = Path("model_repository")
@@ -40,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(commands)
-    _add_evaluate(commands)
+    add_evaluate(commands, REPOSITORY)
     _add_export(commands)
     add_triton_commands(commands, REPOSITORY)
     return parser
@@ -57,31 +58,6 @@ def _add_train(commands: Any) -> None:
     p.add_argument("--init", type=Path, help="checkpoint whose weights a fresh run starts from")
     p.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     p.set_defaults(run_command=_train)
-
-
-def _add_evaluate(commands: Any) -> None:
-    p = commands.add_parser(
-        "evaluate", help="measure flow, nearest neighbours, or agreement of the embeddings"
-    )
-    kinds = p.add_subparsers(dest="kind", required=True, metavar="KIND")
-    flow = kinds.add_parser("flow", help="end-point errors beside zero flow and OpenCV DIS")
-    flow.add_argument(
-        "benchmark", type=Path, help="folder: manifest.json, Sintel, KITTI, FlyingChairs, Middlebury"
-    )
-    knn = kinds.add_parser("knn", help="kNN top-1 of the embeddings on labelled images")
-    knn.add_argument(
-        "--train", type=Path, nargs="+", required=True, help="folders or tars with class folders"
-    )
-    knn.add_argument("--test", type=Path, nargs="+", required=True, help="the same, to classify")
-    agreement = kinds.add_parser("agreement", help="cosine of the two embeddings of a frame")
-    agreement.add_argument("frames", type=Path, help="video, or folder of consecutive frames")
-    for kind, run in ((flow, _evaluate_flow), (knn, _evaluate_knn), (agreement, _evaluate_agreement)):
-        where = kind.add_mutually_exclusive_group()
-        where.add_argument(
-            "--model-repository", type=Path, default=REPOSITORY, help="exported models (default)"
-        )
-        where.add_argument("--checkpoint", type=Path, help="a checkpoint or run instead, by torch")
-        kind.set_defaults(run_command=run)
 
 
 def _add_export(commands: Any) -> None:
@@ -111,49 +87,6 @@ def _train(args: argparse.Namespace) -> None:
     clock = [] if args.minutes is None else [f"train.minutes={args.minutes}"]
     last = train(load_config(args.preset, [*args.set, *clock]), args.run, args.init, args.device)
     print(last)
-
-
-def _evaluate_flow(args: argparse.Namespace) -> None:
-    from mcjepa.evaluate import evaluate_flow, flow_table
-
-    rows = evaluate_flow(_models(args), args.benchmark)
-    print(flow_table(rows))
-    _keep(args, "flow", rows, f"mcjepa evaluate flow {args.benchmark.name}")
-
-
-def _evaluate_knn(args: argparse.Namespace) -> None:
-    from mcjepa.evaluate import evaluate_knn, knn_table
-
-    row = evaluate_knn(_models(args), args.train, args.test)
-    print(knn_table(row))
-    train, test = (" ".join(p.name for p in paths) for paths in (args.train, args.test))
-    _keep(args, "knn", row, f"mcjepa evaluate knn --train {train} --test {test}")
-
-
-def _evaluate_agreement(args: argparse.Namespace) -> None:
-    from mcjepa.evaluate import AGREEMENT_FRAMES, evaluate_agreement
-    from mcjepa.parity import read_frames
-
-    row = evaluate_agreement(_models(args), read_frames(args.frames, AGREEMENT_FRAMES))
-    print(row)
-    _keep(args, "agreement", row, f"mcjepa evaluate agreement {args.frames.name}")
-
-
-def _keep(args: argparse.Namespace, kind: str, result: Any, command: str) -> None:
-    """A result of a model repository goes into its model card."""
-    if args.checkpoint is None:
-        from mcjepa.model_card import save_result
-
-        save_result(args.model_repository, kind, result, command)
-
-
-def _models(args: argparse.Namespace) -> Any:
-    from mcjepa import checkpoint
-    from mcjepa.predictors import OnnxModels, TorchModel
-
-    if args.checkpoint is not None:
-        return TorchModel(checkpoint.load(args.checkpoint).model)
-    return OnnxModels(args.model_repository)
 
 
 def _export(args: argparse.Namespace) -> None:

@@ -8,7 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mcjepa.evaluate import flow_table, knn_table
+from mcjepa.evaluation.embeddings import agreement_text
+from mcjepa.evaluation.flow import flow_table
+from mcjepa.evaluation.knn import knn_table
+from mcjepa.evaluation.linear import linear_table
 from mcjepa.files import write_json, write_text
 from mcjepa.parity import Parity, parity_table
 from mcjepa.triton_config import Parameters, read_parameters
@@ -33,7 +36,7 @@ LIMITS = """\
 def save_result(repository: Path, kind: str, result: Any, command: str) -> None:
     """Keep a measured result beside the card and write the card anew.
 
-    kind: "parity", "flow", "knn" or "agreement". Results of other weights are dropped.
+    kind: a key of TITLES. Results of other weights are dropped.
     """
     sha = _parameters(repository).weights_sha256
     kept = _results(repository, sha) | {kind: {"command": command, "result": result}}
@@ -69,23 +72,18 @@ def _result_section(kind: str, entry: Mapping[str, Any]) -> str:
     return f"## {TITLES[kind]}\n\n{table}\n\nReproduce: `{entry['command']}`"
 
 
-def _agreement_table(row: Mapping[str, Any]) -> str:
-    return (
-        f"Cosine between a frame's embedding from `mcjepa_embed` and the one that comes with its flow, over "
-        f"{row['frames']} video frames: mean {row['mean']}, least {row['min']}."
-    )
-
-
 TITLES = {
     "flow": "Optical flow against ground truth",
     "knn": "Embeddings: nearest neighbours",
+    "linear": "Embeddings: linear probe",
     "agreement": "Agreement of the two embeddings",
     "parity": "Parity of torch and ONNX Runtime on real frames",
 }
 TABLES: dict[str, Callable[[Any], str]] = {
     "flow": flow_table,
     "knn": knn_table,
-    "agreement": _agreement_table,
+    "linear": linear_table,
+    "agreement": agreement_text,
     "parity": lambda rows: parity_table([Parity(**row) for row in rows]),
 }
 

@@ -5,8 +5,8 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
-from mcjepa import knn
-from mcjepa.knn import knn_top1
+from mcjepa.evaluation import knn
+from mcjepa.evaluation.knn import knn_top1
 
 
 def problem(seed: int = 0, test_size: int = 60) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

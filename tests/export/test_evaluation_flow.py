@@ -1,25 +1,20 @@
-"""Evaluation: known errors come out as they are, on tiny benchmarks made here."""
+"""Flow: known errors come out as they are, on tiny benchmarks made here."""
 
 import json
 
 import cv2
 import numpy as np
 import pytest
-from mcjepa import evaluate
 from mcjepa.data.flow_files import write_flo
+from mcjepa.evaluation.flow import evaluate_flow, flow_table
 from mcjepa.predictors import dis_flow, pad_to_stride, to_square, zero_flow
 
 
 class FixedModels:
-    """Answers every pair with (3, 4) px, and an image with its mean colour."""
-
-    image_size = 32
+    """Answers every pair with (3, 4) px."""
 
     def flow(self, img1, img2):
         return np.full((*img1.shape[:2], 2), (3.0, 4.0), np.float32)
-
-    def embed(self, images):
-        return np.stack([img.reshape(-1, 3).mean(0) for img in images]).astype(np.float32)
 
 
 @pytest.fixture
@@ -37,7 +32,7 @@ def benchmark_folder(tmp_path):
 
 
 def test_flow_rows_hold_each_method_on_each_data_set(benchmark_folder):
-    rows = evaluate.evaluate_flow(FixedModels(), benchmark_folder)
+    rows = evaluate_flow(FixedModels(), benchmark_folder)
     epe = {(r["dataset"], r["method"]): r["epe"] for r in rows}
     assert epe["moving", "mcjepa"] == 0.0
     assert epe["moving", "zero"] == 5.0
@@ -45,30 +40,8 @@ def test_flow_rows_hold_each_method_on_each_data_set(benchmark_folder):
     assert epe["still", "zero"] == 0.0
     assert epe["all", "mcjepa"] == 2.5
     assert {r["method"] for r in rows} == {"zero", "DIS medium", "mcjepa"}
-    table = evaluate.flow_table(rows)
+    table = flow_table(rows)
     assert "| all | 2 | mcjepa | 2.5 | 2.5 | 50.0 | 50.0 |" in table
-
-
-def test_knn_tells_colours_apart_and_wants_labels(tmp_path):
-    rng = np.random.default_rng(1)
-    for split in ("train", "test"):
-        for name, colour in (("blue", (200, 20, 20)), ("red", (20, 20, 200))):
-            (tmp_path / split / name).mkdir(parents=True)
-            for i in range(12):
-                image = np.clip(np.array(colour) + rng.integers(-20, 20, (16, 16, 3)), 0, 255)
-                cv2.imwrite(str(tmp_path / split / name / f"{i}.png"), image.astype(np.uint8))
-    row = evaluate.evaluate_knn(FixedModels(), [tmp_path / "train"], [tmp_path / "test"])
-    assert row["knn_top1"] == 100.0
-    assert (row["classes"], row["chance"], row["train_images"]) == (2, 50.0, 24)
-    assert "| 24 / 24 | 2 | 100.0 | 50.0 |" in evaluate.knn_table(row)
-    with pytest.raises(ValueError, match="labelled"):
-        evaluate.evaluate_knn(FixedModels(), [tmp_path / "train" / "red"], [tmp_path / "test"])
-
-
-def test_participation_ratio_counts_equal_directions():
-    rng = np.random.default_rng(2)
-    emb = rng.normal(size=(20000, 8)) * np.array([1, 1, 1, 0, 0, 0, 0, 0])
-    assert evaluate.participation_ratio(emb) == pytest.approx(3.0, rel=0.01)
 
 
 def test_baselines_on_a_shifted_texture():

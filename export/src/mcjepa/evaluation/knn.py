@@ -1,8 +1,35 @@
 """Weighted k-nearest-neighbour classification, which judges embeddings without training anything."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
+from mcjepa.evaluation.embeddings import accuracy_table, describe, embed_sets
+from mcjepa.predictors import OnnxModels, TorchModel
+
+K = 20  # neighbours
 CHUNK = 256  # queries at a time; bounds the similarity matrix
+
+
+def evaluate_knn(
+    models: OnnxModels | TorchModel, train: Sequence[Path], test: Sequence[Path]
+) -> dict[str, Any]:
+    """Top-1 accuracy (per cent) of weighted kNN, k = 20, cosine, and the rank of the embeddings.
+
+    train, test: labelled image folders or tars.
+    """
+    train_set, test_set = embed_sets(models, train, test)
+    accuracy = knn_top1(*train_set, *test_set, k=K)
+    return describe(train_set, test_set) | {"k": K, "knn_top1": round(accuracy, 2)}
+
+
+def knn_table(row: dict[str, Any]) -> str:
+    """The result of `evaluate_knn` as a Markdown table."""
+    return accuracy_table(row, "kNN top-1", row["knn_top1"])
 
 
 def knn_top1(
@@ -10,7 +37,7 @@ def knn_top1(
     train_labels: np.ndarray,
     test_emb: np.ndarray,
     test_labels: np.ndarray,
-    k: int = 20,
+    k: int = K,
     temperature: float = 0.07,
 ) -> float:
     """Top-1 accuracy, per cent, of a vote among the k nearest training embeddings.
