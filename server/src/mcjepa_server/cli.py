@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(message)
     except ContractError as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
-    return _serve(settings)
+    return serve(settings, create_app(settings))
 
 
 def make_server(settings: Settings, app: FastAPI) -> Server:
@@ -83,9 +83,10 @@ def make_server(settings: Settings, app: FastAPI) -> Server:
     return Server(config, app.state.service)
 
 
-def _serve(settings: Settings) -> int:
+def serve(settings: Settings, app: FastAPI) -> int:
+    """Serves the application until a signal. 0 if it was served, 1 if it could not be."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(name)s: %(message)s", stream=sys.stderr)
-    server = make_server(settings, create_app(settings))
+    server = make_server(settings, app)
     for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them again after an orderly end
         signal.signal(number, _stop)
     server.run()
