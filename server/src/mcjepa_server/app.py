@@ -7,15 +7,20 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.utils import get_openapi
 
+from mcjepa_server.access import Access
 from mcjepa_server.config import Settings
 from mcjepa_server.engine import Engine
 from mcjepa_server.engines.select import make_engine
+from mcjepa_server.keys import KeyRing
 from mcjepa_server.middleware import RequestContext
 from mcjepa_server.problems import add_handlers
-from mcjepa_server.routes import analyze, embeddings, flow, health, models
+from mcjepa_server.replies import FLOW_HEADERS
+from mcjepa_server.routes import analyze, docs, embeddings, flow, health, models
 from mcjepa_server.schemas import AnalyzeSummary, EmbeddingRequest, FlowSummary, Problem
+from mcjepa_server.security import SecurityHeaders
 from mcjepa_server.service import Service
 from mcjepa_server.version import __version__
 
@@ -28,21 +33,49 @@ Every error is `application/problem+json` with an `error` member; limits are pub
 
 
 def create_app(settings: Settings | None = None, engine: Engine | None = None) -> FastAPI:
-    """The gateway on the given engine, or on the one that the settings name, loaded when the app starts."""
+    """The gateway on the given engine, or on the one that the settings name, loaded when the app starts.
+
+    Raises KeyFileError if there is to be a file of API keys and it cannot be used.
+    """
     settings = settings or Settings()
 
     async def supply() -> Engine:
         return engine if engine is not None else await make_engine(settings, service.metrics)
 
     service = Service(settings, supply)
-    app = FastAPI(title="MC-JEPA", version=__version__, description=DESCRIPTION, lifespan=_lifespan)
+    app = FastAPI(
+        title="MC-JEPA",
+        version=__version__,
+        description=DESCRIPTION,
+        lifespan=_lifespan,
+        docs_url=None,  # routes.docs has it, with a policy of its own
+        redoc_url=None,
+    )
     app.state.service = service
-    for module in (flow, embeddings, analyze, models, health):
+    for module in (flow, embeddings, analyze, models, health, docs):
         app.include_router(module.router)
     add_handlers(app)
-    app.add_middleware(RequestContext, service=service)
+    _add_layers(app, service)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
+
+
+def _add_layers(app: FastAPI, service: Service) -> None:
+    """From the innermost to the outermost."""
+    settings = service.settings
+    if settings.api_keys_file is not None:
+        keys = KeyRing(settings.api_keys_file)
+        app.add_middleware(Access, keys=keys, per_minute=settings.rate_limit_per_minute)
+    if settings.cors_origins:  # outside Access: a browser asks for permission without a key
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=list(FLOW_HEADERS),
+        )
+    app.add_middleware(SecurityHeaders)
+    app.add_middleware(RequestContext, service=service)
 
 
 @asynccontextmanager

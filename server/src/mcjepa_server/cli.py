@@ -15,16 +15,20 @@ from typing import NoReturn, get_args
 
 import uvicorn
 from fastapi import FastAPI
-from pydantic import ValidationError
 
+from mcjepa_server import logs
 from mcjepa_server.app import create_app
 from mcjepa_server.config import EngineName, Settings
 from mcjepa_server.engines.select import find_model_repository
 from mcjepa_server.errors import ContractError
-from mcjepa_server.problems import validation_message
+from mcjepa_server.keys import KeyFileError, add_key
 from mcjepa_server.protocol import bounded_protocol
 from mcjepa_server.service import Service
+from mcjepa_server.startup import ConfigError, load_settings, unknown_variables
 from mcjepa_server.version import __version__
+
+logger = logging.getLogger(__name__)
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class Server(uvicorn.Server):
@@ -56,16 +60,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serves until it is told to stop. Exit codes: 0 stopped, 1 could not start, 2 wrong options."""
     parser = _parser()
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
+    new_key = given.pop("add_api_key", None)
     try:
-        settings = Settings(**given)
+        settings = load_settings(given)
+        if new_key is not None:
+            return _add_key(settings, new_key)
         if not settings.uses_triton:
             find_model_repository(settings)
-    except ValidationError as error:
-        message, _ = validation_message(error.errors(include_url=False))
-        parser.error(message)
-    except ContractError as error:
+        app = create_app(settings)
+    except (ConfigError, ContractError, KeyFileError) as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
-    return serve(settings, create_app(settings))
+    return serve(settings, app)
+
+
+def _add_key(settings: Settings, name: str) -> int:
+    if settings.api_keys_file is None:
+        raise ConfigError("--add-api-key needs --api-keys-file or MCJEPA_API_KEYS_FILE")
+    key = add_key(settings.api_keys_file, name)
+    sys.stderr.write(f"added {name} to {settings.api_keys_file}; the key is shown this once:\n")
+    sys.stdout.write(key + "\n")
+    return 0
 
 
 def make_server(settings: Settings, app: FastAPI) -> Server:
@@ -79,13 +93,18 @@ def make_server(settings: Settings, app: FastAPI) -> Server:
         timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s),
         server_header=False,
         access_log=False,  # ours has the request id
+        log_config=None,  # as configured for the whole process
     )
     return Server(config, app.state.service)
 
 
 def serve(settings: Settings, app: FastAPI) -> int:
     """Serves the application until a signal. 0 if it was served, 1 if it could not be."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(name)s: %(message)s", stream=sys.stderr)
+    logs.configure(settings.log_format)
+    for complaint in unknown_variables():
+        logger.warning(complaint)
+    if settings.api_keys_file is None and settings.host not in _LOOPBACK:
+        logger.warning("everybody who reaches %s may ask: set MCJEPA_API_KEYS_FILE", settings.host)
     server = make_server(settings, app)
     for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them again after an orderly end
         signal.signal(number, _stop)
@@ -119,6 +138,18 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="DIR",
         help="folder of the exported models (default model_repository here or in the clone)",
+    )
+    parser.add_argument(
+        "--production",
+        action="store_true",
+        default=None,
+        help="refuse to start without API keys; log as JSON",
+    )
+    parser.add_argument(
+        "--api-keys-file", type=Path, metavar="FILE", help="names and hashes of the API keys that may ask"
+    )
+    parser.add_argument(
+        "--add-api-key", metavar="NAME", help="make a key, put its hash into the file, print it, and end"
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     return parser

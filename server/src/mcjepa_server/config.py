@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 EngineName = Literal["auto", "onnxruntime", "triton"]
@@ -41,6 +41,21 @@ class Settings(BaseSettings):
     model_repository: Path | None = Field(default=None, description="Folder of the exported models.")
     intra_op_threads: int = Field(
         default=0, ge=0, description="Threads of one inference; 0 means one per core."
+    )
+
+    production: bool = Field(default=False, description="Refuse to start without API keys; log as JSON.")
+    api_keys_file: Path | None = Field(
+        default=None, description="File of the names and hashes of API keys; without it everybody may ask."
+    )
+    rate_limit_per_minute: int = Field(
+        default=0, ge=0, description="Requests of one API key in a minute, more get 429; 0 is no limit."
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="Origins whose pages may call from a browser, by commas; at first none."
+    )
+    log_format: Literal["text", "json"] = Field(
+        default_factory=lambda data: "json" if data.get("production") else "text",
+        description="Of the log on standard error; json in production.",
     )
 
     max_concurrency: int = Field(
@@ -157,6 +172,28 @@ class Settings(BaseSettings):
                 raise ValueError(f"{part!r} is not WIDTHxHEIGHT in px, as in 1024x448")
             sizes.append((int(found[1]), int(found[2])))
         return tuple(sizes)
+
+    @model_validator(mode="after")
+    def _guarded(self) -> Self:
+        if self.production and self.api_keys_file is None:
+            raise ValueError(
+                "MCJEPA_PRODUCTION needs MCJEPA_API_KEYS_FILE; mcjepa-server --add-api-key makes one"
+            )
+        if self.rate_limit_per_minute and self.api_keys_file is None:
+            raise ValueError(
+                "MCJEPA_RATE_LIMIT_PER_MINUTE is for each API key; set MCJEPA_API_KEYS_FILE, too"
+            )
+        return self
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _origins(cls, value: Any) -> tuple[str, ...]:
+        parts = value.split(",") if isinstance(value, str) else value
+        origins = tuple(part.strip() for part in parts if part.strip())
+        for origin in origins:
+            if origin != "*" and not re.fullmatch(r"https?://[^/\s]+", origin):
+                raise ValueError(f"{origin!r} is not an origin, as in https://example.org")
+        return origins
 
     @field_validator("triton_urls", mode="before")
     @classmethod

@@ -5,6 +5,7 @@ The tree::
     ApiError
     ├── MalformedRequest        the body is not what its Content-Type says
     ├── UndecodableImage        empty, truncated, corrupt or of an unknown format
+    ├── Unauthorized            no API key, or an unknown one
     ├── NotFound
     │   └── UnknownModel
     ├── MethodNotAllowed
@@ -60,6 +61,10 @@ class MalformedRequest(ApiError):
 
 class UndecodableImage(ApiError):
     """The bytes are not a whole image of a supported format."""
+
+
+class Unauthorized(ApiError):
+    """The server asks for API keys, and the request has none that it knows."""
 
 
 class NotFound(ApiError):
@@ -138,6 +143,7 @@ class ClientClosedRequest(ApiError):
 STATUS: Mapping[type[ApiError], tuple[int, str, str]] = {
     MalformedRequest: (400, "malformed_request", "Malformed request"),
     UndecodableImage: (400, "undecodable_image", "Undecodable image"),
+    Unauthorized: (401, "unauthorized", "API key needed"),
     NotFound: (404, "not_found", "Not found"),
     UnknownModel: (404, "model_not_found", "Unknown model"),
     MethodNotAllowed: (405, "method_not_allowed", "Method not allowed"),

@@ -11,6 +11,7 @@ import uuid
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mcjepa_server import logs
 from mcjepa_server.errors import InternalError
 from mcjepa_server.problems import problem_response
 from mcjepa_server.service import Service
@@ -18,6 +19,7 @@ from mcjepa_server.service import Service
 logger = logging.getLogger(__name__)
 access = logging.getLogger("mcjepa_server.access")
 
+_LOGGED_PATH = 256  # characters
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 #: W3C Trace Context, version 00 and the future ones that start like it.
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
@@ -38,6 +40,7 @@ class RequestContext:
         identity = _identity(Headers(scope=scope))
         state = scope.setdefault("state", {})
         state["request_id"] = identity["X-Request-ID"]
+        logs.request_id.set(state["request_id"])
         state["started"] = asyncio.get_running_loop().time()
         state["api_key"] = None
         status = 0
@@ -72,9 +75,18 @@ class RequestContext:
         code = scope["state"].get("error_code")
         if code is not None:
             self.metrics.failures.labels(code).inc()
-        text = "%s %r %d %s in %.1f ms, request %s"  # %r: a path may hold line breaks
-        values = (scope["method"], scope["path"], status, code or "ok", seconds * 1000)
-        access.info(text, *values, scope["state"]["request_id"])
+        fields = {
+            "method": scope["method"],
+            "path": scope["path"][:_LOGGED_PATH],
+            "route": route,
+            "status": status,
+            "code": code or "ok",
+            "milliseconds": round(seconds * 1000, 1),
+            "api_key": scope["state"]["api_key"],  # its name
+            "request_id": scope["state"]["request_id"],
+        }
+        text = "%(method)s %(path)r %(status)d %(code)s in %(milliseconds).1f ms, request %(request_id)s"
+        access.info(text, fields, extra=fields)  # %r: a path may hold line breaks
 
 
 def _identity(headers: Headers) -> dict[str, str]:

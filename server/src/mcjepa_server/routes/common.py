@@ -19,6 +19,7 @@ from mcjepa_server.errors import (
     NotReady,
     Overloaded,
     RateLimited,
+    Unauthorized,
     UndecodableImage,
     UnsupportedMediaType,
 )
@@ -28,6 +29,7 @@ from mcjepa_server.service import Service
 INFERENCE_ERRORS: tuple[type[ApiError], ...] = (
     MalformedRequest,
     UndecodableImage,
+    Unauthorized,
     BodyTimeout,
     BodyTooLarge,
     ImageTooLarge,

@@ -6,7 +6,7 @@ from fastapi import APIRouter
 
 from mcjepa_server import formats
 from mcjepa_server.contract import CONTRACT_VERSION, EMBED, FLOW, FLOW_BIDIRECTIONAL, Contract
-from mcjepa_server.errors import NotReady, UnknownModel
+from mcjepa_server.errors import NotReady, Unauthorized, UnknownModel
 from mcjepa_server.images import FORMATS, MIN_SIDE
 from mcjepa_server.problems import documented
 from mcjepa_server.routes.common import ServiceDep
@@ -22,13 +22,15 @@ ENDPOINTS = {
 }
 
 
-@router.get("/v1/models", summary="Models, in OpenAI's shape", responses=documented(NotReady))
+@router.get("/v1/models", summary="Models, in OpenAI's shape", responses=documented(Unauthorized, NotReady))
 async def list_models(service: ServiceDep) -> ModelList:
     return ModelList(data=[_model(name, service.contract) for name in ENDPOINTS])
 
 
 @router.get(
-    "/v1/models/{name}", summary="One model, in OpenAI's shape", responses=documented(UnknownModel, NotReady)
+    "/v1/models/{name}",
+    summary="One model, in OpenAI's shape",
+    responses=documented(Unauthorized, UnknownModel, NotReady),
 )
 async def get_model(name: str, service: ServiceDep) -> Model:
     if name not in ENDPOINTS:
@@ -36,7 +38,7 @@ async def get_model(name: str, service: ServiceDep) -> Model:
     return _model(name, service.contract)
 
 
-@router.get("/v1/info", summary="Engine, weights, limits and formats")
+@router.get("/v1/info", summary="Engine, weights, limits and formats", responses=documented(Unauthorized))
 async def info(service: ServiceDep) -> Info:
     """Answers while the server is not ready, too, and then says why."""
     return Info(

@@ -1,0 +1,54 @@
+"""Who may ask: API keys as ``Authorization: Bearer KEY``, and how often each may."""
+
+from __future__ import annotations
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from mcjepa_server.errors import ApiError, Unauthorized
+from mcjepa_server.keys import KeyRing
+from mcjepa_server.problems import problem_response
+from mcjepa_server.ratelimit import RateLimit
+
+#: For whoever watches over the server or is about to learn how to call it. They tell nothing of anybody.
+OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json"})
+OPEN_FOLDERS = ("/static/",)
+
+
+class Access:
+    """Pure ASGI. Refuses before the application sees the request, let alone reads its body."""
+
+    def __init__(self, app: ASGIApp, keys: KeyRing, per_minute: int) -> None:
+        self.app = app
+        self._keys = keys
+        self._rate = RateLimit(per_minute) if per_minute else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            if scope["type"] == "http" and not _is_open(scope["path"]):
+                name = self._identify(Headers(scope=scope))
+                scope["state"]["api_key"] = name
+                if self._rate is not None:
+                    self._rate.take(name)
+        except ApiError as error:
+            await problem_response(error, scope)(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+    def _identify(self, headers: Headers) -> str:
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not key.strip():
+            raise Unauthorized(
+                "an API key is needed: send the header Authorization: Bearer KEY",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        name = self._keys.identify(key.strip())
+        if name is None:
+            raise Unauthorized(
+                "the API key is not known", headers={"WWW-Authenticate": 'Bearer error="invalid_token"'}
+            )
+        return name
+
+
+def _is_open(path: str) -> bool:
+    return path in OPEN_PATHS or path.startswith(OPEN_FOLDERS)
