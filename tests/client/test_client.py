@@ -321,3 +321,28 @@ def test_the_async_clients_other_methods(scripted):
     own = AsyncClient()
     asyncio.run(own.close())
     assert own._http.is_closed
+
+
+@pytest.mark.parametrize(
+    ("given", "variable", "headers", "sent"),
+    [
+        (None, None, None, None),
+        ("k1", None, None, "Bearer k1"),
+        (None, "k2", None, "Bearer k2"),
+        ("k1", "k2", None, "Bearer k1"),
+        ("k1", None, {"authorization": "Basic x"}, "Basic x"),
+    ],
+)
+def test_the_api_key_that_is_sent(scripted, connect, monkeypatch, given, variable, headers, sent):
+    if variable is not None:
+        monkeypatch.setenv("MCJEPA_API_KEY", variable)
+    server = scripted(httpx2.Response(200, json={}))
+    connect(server, api_key=given, headers=headers).info()
+    assert server.requests[0].headers.get("authorization") == sent
+
+
+@pytest.mark.parametrize("key", ["a b", "a\nb", "schlüssel"])
+def test_a_key_that_is_none_is_refused_without_showing_it(key):
+    with pytest.raises(mcjepa_client.InputError, match="api_key") as refused:
+        mcjepa_client.Client(api_key=key)
+    assert key not in str(refused.value)

@@ -19,6 +19,7 @@ BASE_URL = "http://testserver"
 def _clean_environment(monkeypatch):
     for name in [name for name in os.environ if name.startswith("MCJEPA_")]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("MCJEPA_DECODE_PROCESSES", "0")  # starting some takes a second
 
 
 @pytest.fixture

@@ -42,10 +42,11 @@ class AsyncClient(BaseClient):
         *,
         timeout: float = DEFAULT_TIMEOUT,
         max_retries: int = DEFAULT_MAX_RETRIES,
+        api_key: str | None = None,
         headers: Mapping[str, str] | None = None,
         http_client: httpx2.AsyncClient | None = None,
     ) -> None:
-        super().__init__(base_url, timeout, max_retries, headers)
+        super().__init__(base_url, timeout, max_retries, api_key, headers)
         self._http = http_client or httpx2.AsyncClient()
         self._owns_http = http_client is None
 

@@ -44,6 +44,7 @@ from mcjepa_client._wire import read_json
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 SERVER_VARIABLE = "MCJEPA_SERVER"
+API_KEY_VARIABLE = "MCJEPA_API_KEY"
 # Longer than the 60 s a server allows a request by default, so that its own answer (504) comes first.
 DEFAULT_TIMEOUT = 90.0
 DEFAULT_MAX_RETRIES = 2
@@ -61,13 +62,18 @@ class BaseClient:
         base_url: str | Sequence[str] | None,
         timeout: float,
         max_retries: int,
+        api_key: str | None,
         headers: Mapping[str, str] | None,
     ) -> None:
         self.base_urls = _check_urls(base_url or os.environ.get(SERVER_VARIABLE) or DEFAULT_SERVER)
         self._servers = Servers(self.base_urls)
         self.timeout = _check_timeout(timeout)
         self.max_retries = _check_retries(max_retries)
-        self._headers = {"User-Agent": f"mcjepa-client/{version('mcjepa-client')}", **(headers or {})}
+        self._headers = {
+            "User-Agent": f"mcjepa-client/{version('mcjepa-client')}",
+            **_authorization(api_key or os.environ.get(API_KEY_VARIABLE), headers or {}),
+            **(headers or {}),
+        }
         self._limits: requests.EmbedLimits | None = None
 
     @property
@@ -238,6 +244,14 @@ def _check_urls(urls: str | Sequence[str]) -> tuple[str, ...]:
     if not checked:
         raise InputError(f"base_url: expected http://HOST:PORT, got {urls!r}")
     return checked
+
+
+def _authorization(api_key: str | None, headers: Mapping[str, str]) -> dict[str, str]:
+    if not api_key or "authorization" in {name.lower() for name in headers}:
+        return {}
+    if not api_key.isascii() or not api_key.isprintable() or " " in api_key:  # without the key: it is secret
+        raise InputError(f"api_key: expected printable ASCII without spaces (is it {API_KEY_VARIABLE}?)")
+    return {"Authorization": f"Bearer {api_key}"}
 
 
 def _check_url(url: str) -> str:

@@ -51,7 +51,9 @@ class Client(BaseClient):
             it http://127.0.0.1:8000.
         timeout: seconds to wait for progress (to send, or for the next bytes); connecting gets at most 10.
         max_retries: further attempts after the first.
-        headers: sent with every request, for example {"Authorization": "Bearer ..."}.
+        api_key: for servers that ask for one; sent to every server as "Authorization: Bearer KEY". None takes
+            the environment variable MCJEPA_API_KEY.
+        headers: sent with every request; they go before those of the client.
         http_client: the httpx2 client to use, for proxies or certificates; closing it is up to you.
     """
 
@@ -61,10 +63,11 @@ class Client(BaseClient):
         *,
         timeout: float = DEFAULT_TIMEOUT,
         max_retries: int = DEFAULT_MAX_RETRIES,
+        api_key: str | None = None,
         headers: Mapping[str, str] | None = None,
         http_client: httpx2.Client | None = None,
     ) -> None:
-        super().__init__(base_url, timeout, max_retries, headers)
+        super().__init__(base_url, timeout, max_retries, api_key, headers)
         self._http = http_client or httpx2.Client()
         self._owns_http = http_client is None
 

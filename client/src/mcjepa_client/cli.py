@@ -9,7 +9,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TypeAlias, get_args
 
-from mcjepa_client._base import DEFAULT_MAX_RETRIES, DEFAULT_SERVER, DEFAULT_TIMEOUT, SERVER_VARIABLE
+from mcjepa_client._base import (
+    API_KEY_VARIABLE,
+    DEFAULT_MAX_RETRIES,
+    DEFAULT_SERVER,
+    DEFAULT_TIMEOUT,
+    SERVER_VARIABLE,
+)
 from mcjepa_client._client import Client
 from mcjepa_client._errors import ConnectionFailedError, InputError, McjepaError, ServiceUnavailableError
 from mcjepa_client._results import Direction, FlowFormat, choose_embed_format, choose_flow_format
@@ -31,6 +37,7 @@ exit codes:
   3  the server cannot be reached or is not ready
 
 The server is --server, else the environment variable {SERVER_VARIABLE}, else {DEFAULT_SERVER}.
+An API key, where the server asks for one, is read from {API_KEY_VARIABLE}: arguments can be seen by others.
 """
 
 
