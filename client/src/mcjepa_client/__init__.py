@@ -11,6 +11,7 @@ from importlib.metadata import version
 
 from mcjepa_client import flow_io, flow_viz
 from mcjepa_client._async_client import AsyncClient
+from mcjepa_client._camera import CameraMotion, camera_motion
 from mcjepa_client._client import Client
 from mcjepa_client._errors import (
     AuthenticationError,
@@ -36,7 +37,10 @@ from mcjepa_client._errors import (
     VideoError,
 )
 from mcjepa_client._results import AnalyzeResult, EmbedResult, FlowResult, cosine_similarity
+from mcjepa_client._stabilise import Stabilisation, stabilise
+from mcjepa_client._tracks import TrackedPoints, grid_points, tracks
 from mcjepa_client._video.results import FrameResult
+from mcjepa_client._warp import occlusion, warp
 
 __version__ = version("mcjepa-client")
 
@@ -46,6 +50,7 @@ __all__ = [
     "AuthenticationError",
     "BadGatewayError",
     "BadRequestError",
+    "CameraMotion",
     "Client",
     "ConnectionFailedError",
     "EmbedResult",
@@ -64,12 +69,20 @@ __all__ = [
     "RateLimitError",
     "RequestTimeoutError",
     "ServiceUnavailableError",
+    "Stabilisation",
     "StatusError",
+    "TrackedPoints",
     "UnprocessableEntityError",
     "UnsupportedMediaTypeError",
     "VideoError",
     "__version__",
+    "camera_motion",
     "cosine_similarity",
     "flow_io",
     "flow_viz",
+    "grid_points",
+    "occlusion",
+    "stabilise",
+    "tracks",
+    "warp",
 ]

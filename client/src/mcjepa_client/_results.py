@@ -3,18 +3,18 @@
 import io
 import json
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from mcjepa_client._errors import InputError
 from mcjepa_client._files import PathLike, write_atomic
-from mcjepa_client._images import check_pixels
-from mcjepa_client.flow_io import Flow, Mask, encode_flo, encode_kitti, encode_png, known_pixels
+from mcjepa_client._warp import warp
+from mcjepa_client.flow_io import Flow, Mask, encode_flo, encode_kitti, encode_png
 from mcjepa_client.flow_viz import RGB, flow_picture, flow_to_color
 
 Direction = Literal["forward", "backward", "both"]
@@ -52,28 +52,11 @@ class FlowResult:
         return flow_to_color(self.flow, max_flow)
 
     def warp(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Pull the frame that `flow` points into back to where it starts from.
+        """Pull the frame that `flow` points into back to where it starts from: see `mcjepa_client.warp`.
 
-        Given frame 2 (frame 1 for a backward result) it returns frame 1 (2) as that frame's pixels show it:
-        `out[y, x] = image[y + dy, x + dx]`, bilinear, pixel centres at integers. Pixels whose source lies
-        outside the image, or is unknown, are 0.
-
-        Args:
-            image: uint8 (H, W, 3) RGB or (H, W) grey, as large as `flow`.
-
-        Raises:
-            InputError: wrong dtype or shape, or another size.
+        Given frame 2 (frame 1 for a backward result) it returns frame 1 (2) as that frame's pixels show it.
         """
-        height, width = self.flow.shape[:2]
-        if check_pixels(np.asarray(image), "image").shape[:2] != (height, width):
-            raise InputError(f"image: expected size {(height, width)} (height, width), got {image.shape[:2]}")
-        x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-        # Two pixels outside takes no part of the border. What OpenCV makes of NaN depends on the processor.
-        away = np.float32(-2)
-        known = known_pixels(self.flow)
-        map_x = np.where(known, x + self.flow[..., 0], away)
-        map_y = np.where(known, y + self.flow[..., 1], away)
-        return np.asarray(cv2.remap(image, map_x, map_y, cv2.INTER_LINEAR), np.uint8)
+        return warp(image, self.flow)
 
     def save(
         self, path: PathLike, *, format: FlowFormat | None = None, max_flow: float | None = None
@@ -184,6 +167,10 @@ class AnalyzeResult:
             meta=self.meta,
             request_id=self.request_id,
         )
+
+    def __iter__(self) -> Iterator[FlowResult]:
+        """The pairs in order."""
+        return (self[index] for index in range(len(self)))
 
     def similarity(self) -> NDArray[np.float32]:
         """Cosine of each frame with each other, (N, N) in [-1, 1]."""
