@@ -23,12 +23,12 @@ def test_public_names_are_pinned():
     assert sorted(mcjepa_client.__all__) == [
         "AnalyzeResult", "AsyncClient", "AuthenticationError", "BadGatewayError", "BadRequestError",
         "CameraMotion", "Client", "ConnectionFailedError", "EmbedResult", "FlowResult", "FrameResult",
-        "GatewayTimeoutError", "InputError", "InternalServerError", "InvalidReplyError", "McjepaError",
-        "MissingExtraError", "NotAcceptableError", "NotFoundError", "PayloadTooLargeError",
+        "GatewayTimeoutError", "InputError", "InternalServerError", "InvalidReplyError", "Match",
+        "McjepaError", "MissingExtraError", "NotAcceptableError", "NotFoundError", "PayloadTooLargeError",
         "PermissionDeniedError", "RateLimitError", "RequestTimeoutError", "ServiceUnavailableError",
         "Stabilisation", "StatusError", "TrackedPoints", "UnprocessableEntityError",
         "UnsupportedMediaTypeError", "VideoError", "__version__", "camera_motion", "cosine_similarity",
-        "flow_io", "flow_viz", "grid_points", "occlusion", "stabilise", "tracks", "warp",
+        "flow_io", "flow_viz", "grid_points", "nearest", "occlusion", "stabilise", "tracks", "warp",
     ]  # fmt: skip
     assert all(hasattr(mcjepa_client, name) for name in mcjepa_client.__all__)
 

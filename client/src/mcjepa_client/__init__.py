@@ -36,6 +36,7 @@ from mcjepa_client._errors import (
     UnsupportedMediaTypeError,
     VideoError,
 )
+from mcjepa_client._nearest import Match, nearest
 from mcjepa_client._results import AnalyzeResult, EmbedResult, FlowResult, cosine_similarity
 from mcjepa_client._stabilise import Stabilisation, stabilise
 from mcjepa_client._tracks import TrackedPoints, grid_points, tracks
@@ -60,6 +61,7 @@ __all__ = [
     "InputError",
     "InternalServerError",
     "InvalidReplyError",
+    "Match",
     "McjepaError",
     "MissingExtraError",
     "NotAcceptableError",
@@ -81,6 +83,7 @@ __all__ = [
     "flow_io",
     "flow_viz",
     "grid_points",
+    "nearest",
     "occlusion",
     "stabilise",
     "tracks",
