@@ -116,6 +116,20 @@ def test_results_are_taken_one_at_a_time_and_let_go():
         assert len(alive) <= 2
 
 
+@pytest.mark.parametrize(("miss", "kept"), [(0.70, True), (0.72, False), (1.4, True), (1.6, False)])
+def test_the_tolerance_is_what_the_way_back_may_miss(miss, kept):
+    still = [pair(constant(0, 0), constant(miss, 0))]
+    options = {"tolerance": 1.5} if miss > 1 else {}
+    *_, last = tracks([[40, 40]], still, **options)
+    assert last.visible.tolist() == [kept]
+
+
+@pytest.mark.parametrize("tolerance", [0, -1, float("nan"), float("inf")])
+def test_a_tolerance_out_of_range_is_refused(tolerance):
+    with pytest.raises(InputError, match="tolerance: expected a positive number of px"):
+        tracks([[1, 2]], [], tolerance=tolerance)
+
+
 def test_no_points_and_no_results_are_no_error():
     assert [
         len(frame.points) for frame in tracks(np.empty((0, 2)), [pair(constant(0, 0), constant(0, 0))])

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mcjepa_client._errors import InputError
 from mcjepa_client._pairs import HasFlow, backward_flow, flows
-from mcjepa_client._warp import check_size, disagree, leaves_frame, sample
+from mcjepa_client._warp import TOLERANCE, check_size, disagree, leaves_frame, sample
 from mcjepa_client.flow_io import Flow, Mask
 
 
@@ -27,7 +27,9 @@ class TrackedPoints:
     visible: Mask
 
 
-def tracks(points: ArrayLike, results: Iterable[HasFlow]) -> Iterator[TrackedPoints]:
+def tracks(
+    points: ArrayLike, results: Iterable[HasFlow], *, tolerance: float = TOLERANCE
+) -> Iterator[TrackedPoints]:
     """Follow points through a video.
 
     Each point goes with the flow at its place, sampled between the pixels, from frame to frame. It is given
@@ -39,17 +41,24 @@ def tracks(points: ArrayLike, results: Iterable[HasFlow]) -> Iterator[TrackedPoi
         points: (P, 2) px, (x, y), in the first frame; see `grid_points` for evenly spread ones.
         results: with flow in both directions, in order: the frames of `Client.video(...)`, an
             `AnalyzeResult`, or any iterable of `FlowResult`, computed with direction="both".
+        tolerance: px by which the way back may miss, and 10 % of the motion on top of it (both squared). The
+            default is that of `occlusion`; more keeps points for longer, and lets them drift more.
 
     Yields:
         TrackedPoints, one per frame: N for the N - 1 flows between N frames.
 
     Raises:
-        InputError: points of another shape or not finite, a result without backward flow, sizes that differ.
+        InputError: points of another shape or not finite, a tolerance that is not positive, a result
+            without backward flow, sizes that differ.
     """
-    return _follow(_check_points(points), results)
+    if not 0 < tolerance < float("inf"):
+        raise InputError(f"tolerance: expected a positive number of px, got {tolerance}")
+    return _follow(_check_points(points), results, tolerance)
 
 
-def _follow(points: NDArray[np.float64], results: Iterable[HasFlow]) -> Iterator[TrackedPoints]:
+def _follow(
+    points: NDArray[np.float64], results: Iterable[HasFlow], tolerance: float
+) -> Iterator[TrackedPoints]:
     index = 0
     for index, (result, flow) in enumerate(flows(results)):
         backward = backward_flow(result)
@@ -59,7 +68,7 @@ def _follow(points: NDArray[np.float64], results: Iterable[HasFlow]) -> Iterator
         if index == 0:
             points = np.where(leaves_frame(points, flow.shape[:2])[:, None], np.nan, points)
             yield _tracked(0, points)
-        points = _step(points, flow, backward)
+        points = _step(points, flow, backward, tolerance)
         yield _tracked(index + 1, points)
 
 
@@ -85,11 +94,11 @@ def _check_points(points: ArrayLike) -> NDArray[np.float64]:
     return array
 
 
-def _step(points: NDArray[np.float64], flow: Flow, backward: Flow) -> NDArray[np.float64]:
+def _step(points: NDArray[np.float64], flow: Flow, backward: Flow, tolerance: float) -> NDArray[np.float64]:
     """(P, 2) in the next frame, NaN where lost."""
     forward = sample(flow, points)
     moved = points + forward
-    lost = disagree(forward, sample(backward, moved))  # outside the frame the sample is NaN, which disagrees
+    lost = disagree(forward, sample(backward, moved), tolerance)  # outside the frame it is NaN: lost
     return np.where(lost[:, None], np.nan, moved)
 
 

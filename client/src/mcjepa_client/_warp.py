@@ -17,7 +17,8 @@ from mcjepa_client.flow_io import UNKNOWN_THRESHOLD, Flow, Mask, check_flow, kno
 Vectors = NDArray[np.floating[Any]]  # (..., 2)
 
 # Of the forward-backward check: 1 % of the squared lengths, and half a squared pixel.
-_RELATIVE, _ABSOLUTE = 0.01, 0.5
+_RELATIVE = 0.01
+TOLERANCE = 0.5**0.5  # px
 
 
 def warp(image: NDArray[np.uint8], flow: Flow) -> NDArray[np.uint8]:
@@ -94,9 +95,9 @@ def check_size(array: NDArray[Any], size: tuple[int, ...], name: str) -> None:
         raise InputError(f"{name}: expected size {size} (height, width), got {array.shape[:2]}")
 
 
-def disagree(forward: Vectors, back: Vectors) -> Mask:
+def disagree(forward: Vectors, back: Vectors, tolerance: float = TOLERANCE) -> Mask:
     """True where the way there and the way back, both (..., 2) px, do not cancel out, or one is NaN."""
-    bound = _RELATIVE * (_squared(forward) + _squared(back)) + _ABSOLUTE
+    bound = _RELATIVE * (_squared(forward) + _squared(back)) + np.float32(tolerance**2)
     agree: Mask = _squared(forward + back) <= bound
     return ~agree
 
