@@ -77,7 +77,7 @@ $(VENV)/.created $(VENV_TRITON)/.created:
 # The server and the client: no torch.
 $(VENV)/.ready-to-run: $(VENV)/.created server/pyproject.toml client/pyproject.toml
 	@echo "Installing the server and the client into $(VENV) ..."
-	$(PIP) install -e ./server -e "./client[video]"
+	$(PIP) install -e "./server[openvino]" -e "./client[video]"
 	$(PIP) install --no-deps $(DEMO_VIDEO)
 	@touch $@
 

@@ -52,7 +52,7 @@ def test_make_alone_lists_every_command(make, root):
 @pytest.mark.parametrize("target", RUN)
 def test_running_installs_little(make, target):
     plan = make("-n", target)
-    assert "-e ./server -e ./client" in plan
+    assert '-e "./server[openvino]" -e "./client[video]"' in plan
     assert "torch" not in plan
     assert "-r requirements-dev.txt" not in plan
 
@@ -94,7 +94,7 @@ def test_what_is_set_up_is_not_set_up_again(make, tmp_path):
     assert "install" not in make("-n", "serve")
     later = ready.stat().st_mtime + 10
     os.utime(tmp_path / "server" / "pyproject.toml", (later, later))
-    assert "install -e ./server" in make("-n", "serve")
+    assert 'install -e "./server' in make("-n", "serve")
 
 
 def test_an_environment_of_another_clone_is_made_anew(make, tmp_path):
