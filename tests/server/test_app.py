@@ -106,13 +106,6 @@ def test_metrics_count_replies_failures_and_stages(client, pair):
     assert "/some/unknown/path" not in text
 
 
-def test_index_page_links_to_the_documentation(client):
-    reply = client.get("/")
-    assert reply.headers["content-type"].startswith("text/html")
-    assert 'href="/docs"' in reply.text
-    assert client.get("/docs").status_code == 200
-
-
 @pytest.fixture
 def schema(client):
     return client.get("/openapi.json").json()

@@ -18,7 +18,7 @@ from mcjepa_server.keys import KeyRing
 from mcjepa_server.middleware import RequestContext
 from mcjepa_server.problems import add_handlers
 from mcjepa_server.replies import FLOW_HEADERS
-from mcjepa_server.routes import analyze, docs, embeddings, flow, health, models
+from mcjepa_server.routes import analyze, docs, embeddings, flow, health, models, page
 from mcjepa_server.schemas import AnalyzeSummary, EmbeddingRequest, FlowSummary, Problem
 from mcjepa_server.security import SecurityHeaders
 from mcjepa_server.service import Service
@@ -52,7 +52,7 @@ def create_app(settings: Settings | None = None, engine: Engine | None = None) -
         redoc_url=None,
     )
     app.state.service = service
-    for module in (flow, embeddings, analyze, models, health, docs):
+    for module in (flow, embeddings, analyze, models, health, docs, page):
         app.include_router(module.router)
     add_handlers(app)
     _add_layers(app, service)

@@ -1,12 +1,10 @@
-"""Liveness, readiness, metrics and the index page."""
+"""Liveness, readiness and metrics."""
 
 from __future__ import annotations
 
-from importlib.resources import files
-
 from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
 
 from mcjepa_server.errors import NotReady
 from mcjepa_server.problems import documented
@@ -33,8 +31,3 @@ async def readyz(service: ServiceDep) -> Health:
 @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
 async def metrics(service: ServiceDep) -> Response:
     return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
-
-
-@router.get("/", include_in_schema=False)
-def index() -> HTMLResponse:
-    return HTMLResponse(files("mcjepa_server").joinpath("static/index.html").read_text(encoding="utf-8"))
