@@ -15,7 +15,8 @@ from starlette.testclient import TestClient
 
 
 @pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch):
+def _clean_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name in [name for name in os.environ if name.startswith("MCJEPA_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("MCJEPA_DECODE_PROCESSES", "0")  # starting some takes a second; test_decoders has them

@@ -54,7 +54,8 @@ def test_a_failure_inside_is_an_engine_error(engine):
 def test_served_over_http(repository, encode, picture):
     image = picture(33, 100)
     data = encode(image)
-    with TestClient(create_app(Settings(model_repository=repository, intra_op_threads=1))) as client:
+    settings = Settings(model_repository=repository, intra_op_threads=1, engine="onnxruntime")
+    with TestClient(create_app(settings)) as client:
         assert client.get("/readyz").status_code == 200
         info = client.get("/v1/info").json()
         assert info["engine"] == "onnxruntime"

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-EngineName = Literal["auto", "onnxruntime", "triton"]
+EngineName = Literal["auto", "onnxruntime", "openvino", "triton"]
 
 
 def _concurrency(data: dict[str, Any]) -> int:
@@ -30,7 +30,16 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
     engine: EngineName = Field(
         default="auto",
-        description="What runs the models; auto is triton where Triton's address is given, else onnxruntime.",
+        description="What runs the models; auto is triton where Triton's address is given, else openvino "
+        "where it is installed and agrees with onnxruntime, else onnxruntime.",
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="Of openvino's arithmetic: bfloat16 is faster on processors that have it, less exact.",
+    )
+    engine_cache: Path | None = Field(
+        default=None,
+        description="Where openvino keeps compiled models, for a faster start; default the user's cache.",
     )
     triton_urls: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="HOST:PORT of the gRPC port of each Triton, separated by commas."

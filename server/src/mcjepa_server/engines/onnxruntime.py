@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import onnxruntime as ort
 
-from mcjepa_server.contract import EMBED, FLOW, FLOW_BIDIRECTIONAL, Contract, load_contract
+from mcjepa_server.contract import EMBED, FLOW, FLOW_BIDIRECTIONAL, MODEL_NAMES, Contract, load_contract
 from mcjepa_server.engine import EmbedOutput, FloatArray, FlowOutput, Uint8Array
-from mcjepa_server.errors import ContractError, EngineError
-
-#: Name, ONNX type, sizes (None where the size must be free in an input).
-Tensor = tuple[str, str, tuple[int | None, ...]]
+from mcjepa_server.engines.graphs import Tensor, cannot_be_loaded, check_graph, graph_file
+from mcjepa_server.errors import EngineError
 
 
 class OnnxRuntimeEngine:
@@ -31,14 +28,18 @@ class OnnxRuntimeEngine:
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="onnxruntime")
 
     @classmethod
-    def load(cls, repository: Path, intra_op_threads: int, workers: int) -> OnnxRuntimeEngine:
-        """Reads a model repository. Blocking. Raises ContractError for anything missing or different."""
+    def load(
+        cls, repository: Path, intra_op_threads: int, workers: int, names: Sequence[str] = MODEL_NAMES
+    ) -> OnnxRuntimeEngine:
+        """Reads a model repository, of which only the models in ``names`` can be run then.
+
+        Blocking. Raises ContractError for anything missing or different.
+        """
         contract = load_contract(repository)
         sessions = {}
-        for name, (inputs, outputs) in _signatures(contract).items():
-            session = _open(repository / name / "1" / "model.onnx", name, intra_op_threads)
-            _check_tensors(name, "input", session.get_inputs(), inputs)
-            _check_tensors(name, "output", session.get_outputs(), outputs)
+        for name in names:
+            session = _open(graph_file(repository, name), name, intra_op_threads)
+            check_graph(contract, name, _tensors(session.get_inputs()), _tensors(session.get_outputs()))
             sessions[name] = session
         return cls(contract, sessions, workers)
 
@@ -75,25 +76,7 @@ class OnnxRuntimeEngine:
             raise EngineError(f"{model} failed in ONNX Runtime") from error
 
 
-def _signatures(contract: Contract) -> dict[str, tuple[list[Tensor], list[Tensor]]]:
-    """What each graph must take and give."""
-    size, side = contract.embedding_size, contract.embed_image_size
-    frames: Tensor = ("frames", "tensor(uint8)", (None, None, None, None, 3))
-    flow: Tensor = ("flow", "tensor(float)", (None, None, 2, None, None))
-    backward: Tensor = ("flow_backward", "tensor(float)", (None, None, 2, None, None))
-    embeddings: Tensor = ("embedding", "tensor(float)", (None, None, size))
-    images: Tensor = ("images", "tensor(uint8)", (None, side, side, 3))
-    embedding: Tensor = ("embedding", "tensor(float)", (None, size))
-    return {
-        FLOW: ([frames], [flow, embeddings]),
-        FLOW_BIDIRECTIONAL: ([frames], [flow, backward, embeddings]),
-        EMBED: ([images], [embedding]),
-    }
-
-
 def _open(path: Path, name: str, intra_op_threads: int) -> ort.InferenceSession:
-    if not path.is_file():
-        raise ContractError(f"{name}/1/model.onnx is missing from the model repository")
     options = ort.SessionOptions()
     options.intra_op_num_threads = intra_op_threads
     options.inter_op_num_threads = 1
@@ -105,33 +88,8 @@ def _open(path: Path, name: str, intra_op_threads: int) -> ort.InferenceSession:
     try:
         return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise ContractError(f"{name}/1/model.onnx cannot be loaded: {str(error)[:300]}") from error
+        raise cannot_be_loaded(name, error) from error
 
 
-def _check_tensors(name: str, role: str, found: list[Any], expected: list[Tensor]) -> None:
-    """Raises ContractError naming the tensor that is missing, of another type or of another shape."""
-    by_name = {node.name: node for node in found}
-    if role == "input" and by_name.keys() != {tensor for tensor, _, _ in expected}:
-        wanted = ", ".join(tensor for tensor, _, _ in expected)
-        raise ContractError(f"{name}: the graph's inputs are {', '.join(by_name)}, expected {wanted}")
-    for tensor, dtype, shape in expected:
-        node = by_name.get(tensor)
-        if node is None:
-            raise ContractError(f"{name}: the graph has no output {tensor!r}, only {', '.join(by_name)}")
-        if node.type != dtype or not _shape_fits(node.shape, shape, role):
-            raise ContractError(
-                f"{name}: {role} {tensor!r} is {node.type} {node.shape}, expected {dtype} {list(shape)}"
-            )
-
-
-def _shape_fits(found: list[Any], expected: tuple[int | None, ...], role: str) -> bool:
-    """A fixed size may be unknown to the graph (the canary sees it); a free input size must be free."""
-    if len(found) != len(expected):
-        return False
-    for have, want in zip(found, expected, strict=True):
-        fixed = isinstance(have, int)
-        if want is None and fixed and role == "input":
-            return False
-        if want is not None and fixed and have != want:
-            return False
-    return True
+def _tensors(nodes: Sequence[ort.NodeArg]) -> list[Tensor]:
+    return [Tensor(node.name, node.type, node.shape) for node in nodes]

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import logging
+import os
+from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from anyio.to_thread import run_sync
+from platformdirs import user_cache_path
 
 from mcjepa_server.config import Settings
-from mcjepa_server.contract import check_version
+from mcjepa_server.contract import FLOW, MODEL_NAMES, check_version
 from mcjepa_server.engine import Engine
-from mcjepa_server.errors import ContractError
+from mcjepa_server.engines.agreement import check_agreement
+from mcjepa_server.errors import ContractError, EngineError
 from mcjepa_server.metrics import Metrics
+
+logger = logging.getLogger(__name__)
 
 
 async def make_engine(settings: Settings, metrics: Metrics) -> Engine:
     """Loads the engine that the settings name. Raises ContractError or NotReady if it cannot serve."""
-    engine = await (_triton(settings, metrics) if settings.uses_triton else _onnxruntime(settings))
+    if settings.uses_triton:
+        engine = await _triton(settings, metrics)
+    else:
+        engine = await _embedded(settings, find_model_repository(settings))
     try:
         check_version(engine.contract, settings.model_version)
     except ContractError:
@@ -31,13 +42,67 @@ async def _triton(settings: Settings, metrics: Metrics) -> Engine:
     return await TritonEngine.connect(urls, settings.readiness_interval_s, metrics)
 
 
-async def _onnxruntime(settings: Settings) -> Engine:
+async def _embedded(settings: Settings, repository: Path) -> Engine:
+    """An engine of this process."""
+    if settings.engine == "openvino":
+        return await run_sync(_openvino, settings, repository)
+    if settings.engine == "auto" and find_spec("openvino") is not None:
+        try:
+            return await _checked_openvino(settings, repository)
+        except (ContractError, EngineError) as error:
+            logger.warning("openvino is not used: %s", error)
+    return await run_sync(_onnxruntime, settings, repository, MODEL_NAMES)
+
+
+async def _checked_openvino(settings: Settings, repository: Path) -> Engine:
+    """Raises ContractError or EngineError unless it computes what ONNX Runtime computes."""
+    engine = await run_sync(_openvino, settings, repository)
+    try:
+        if settings.precision == "float32":  # who asks for less wants the difference
+            reference = await run_sync(_onnxruntime, settings, repository, (FLOW,))
+            await check_agreement(engine, reference)
+            await reference.close()
+    except (ContractError, EngineError):
+        await engine.close()
+        raise
+    return engine
+
+
+def _openvino(settings: Settings, repository: Path) -> Engine:
+    from mcjepa_server.engines.openvino import OpenVinoEngine
+
+    cache = private_folder(settings.engine_cache or user_cache_path("mcjepa") / "openvino")
+    threads, workers = settings.intra_op_threads, settings.max_concurrency
+    try:
+        return OpenVinoEngine.load(repository, threads, workers, settings.precision, cache)
+    except (ImportError, OSError) as error:
+        raise ContractError(
+            f"openvino cannot be imported ({error}): pip install 'mcjepa-server[openvino]'"
+        ) from error
+
+
+def _onnxruntime(settings: Settings, repository: Path, names: Sequence[str]) -> Engine:
     from mcjepa_server.engines.onnxruntime import OnnxRuntimeEngine  # slow to import, and not always needed
 
-    repository = find_model_repository(settings)
-    return await run_sync(
-        OnnxRuntimeEngine.load, repository, settings.intra_op_threads, settings.max_concurrency
-    )
+    threads, workers = settings.intra_op_threads, settings.max_concurrency
+    return OnnxRuntimeEngine.load(repository, threads, workers, names)
+
+
+def private_folder(path: Path) -> Path | None:
+    """The folder, made if need be; None if there can be none or if others may write to it.
+
+    What is read from it is executed, so it must not be anybody else's.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = path.stat()
+    except OSError as error:
+        logger.warning("compiled models are not kept: %s", error)
+        return None
+    if found.st_uid != os.getuid() or found.st_mode & 0o022:
+        logger.warning("compiled models are not kept: others may write to %s", path)
+        return None
+    return path
 
 
 def find_model_repository(settings: Settings) -> Path:

@@ -1,0 +1,82 @@
+"""What each exported graph must take and give, in whatever runtime it was opened."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mcjepa_server.contract import EMBED, FLOW, FLOW_BIDIRECTIONAL, Contract
+from mcjepa_server.errors import ContractError
+
+
+class Tensor(NamedTuple):
+    """An input or output; sizes that are not whole numbers are free, or unknown to the graph."""
+
+    name: str
+    type: str  # as ONNX Runtime writes it
+    shape: Sequence[Any]
+
+
+def graph_file(repository: Path, name: str) -> Path:
+    """The file of a model. Raises ContractError if there is none."""
+    path = repository / name / "1" / "model.onnx"
+    if not path.is_file():
+        raise ContractError(f"{name}/1/model.onnx is missing from the model repository")
+    return path
+
+
+def cannot_be_loaded(name: str, error: Exception) -> ContractError:
+    return ContractError(f"{name}/1/model.onnx cannot be loaded: {str(error)[:300]}")
+
+
+def check_graph(contract: Contract, name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
+    """Raises ContractError naming the tensor that is missing, of another type or of another shape."""
+    expected_inputs, expected_outputs = _signature(contract, name)
+    if {tensor.name for tensor in inputs} != {tensor.name for tensor in expected_inputs}:
+        found = ", ".join(tensor.name for tensor in inputs)
+        wanted = ", ".join(tensor.name for tensor in expected_inputs)
+        raise ContractError(f"{name}: the graph's inputs are {found}, expected {wanted}")
+    _check_tensors(name, "input", inputs, expected_inputs)
+    _check_tensors(name, "output", outputs, expected_outputs)
+
+
+def _signature(contract: Contract, name: str) -> tuple[list[Tensor], list[Tensor]]:
+    size, side = contract.embedding_size, contract.embed_image_size
+    frames = Tensor("frames", "tensor(uint8)", (None, None, None, None, 3))
+    flow = Tensor("flow", "tensor(float)", (None, None, 2, None, None))
+    backward = Tensor("flow_backward", "tensor(float)", (None, None, 2, None, None))
+    embeddings = Tensor("embedding", "tensor(float)", (None, None, size))
+    images = Tensor("images", "tensor(uint8)", (None, side, side, 3))
+    embedding = Tensor("embedding", "tensor(float)", (None, size))
+    return {
+        FLOW: ([frames], [flow, embeddings]),
+        FLOW_BIDIRECTIONAL: ([frames], [flow, backward, embeddings]),
+        EMBED: ([images], [embedding]),
+    }[name]
+
+
+def _check_tensors(name: str, role: str, found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+    by_name = {tensor.name: tensor for tensor in found}
+    for want in expected:
+        have = by_name.get(want.name)
+        if have is None:
+            raise ContractError(f"{name}: the graph has no output {want.name!r}, only {', '.join(by_name)}")
+        if have.type != want.type or not _shape_fits(have.shape, want.shape, role):
+            raise ContractError(
+                f"{name}: {role} {want.name!r} is {have.type} {list(have.shape)}, "
+                f"expected {want.type} {list(want.shape)}"
+            )
+
+
+def _shape_fits(found: Sequence[Any], expected: Sequence[Any], role: str) -> bool:
+    """A fixed size may be unknown to the graph (the canary sees it); a free input size must be free."""
+    if len(found) != len(expected):
+        return False
+    for have, want in zip(found, expected, strict=True):
+        fixed = isinstance(have, int)
+        if want is None and fixed and role == "input":
+            return False
+        if want is not None and fixed and have != want:
+            return False
+    return True
