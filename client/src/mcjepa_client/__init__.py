@@ -40,6 +40,7 @@ from mcjepa_client._nearest import Match, nearest
 from mcjepa_client._results import AnalyzeResult, EmbedResult, FlowResult, cosine_similarity
 from mcjepa_client._stabilise import Stabilisation, stabilise
 from mcjepa_client._tracks import TrackedPoints, grid_points, tracks
+from mcjepa_client._video.process import ProcessResult
 from mcjepa_client._video.results import FrameResult
 from mcjepa_client._warp import occlusion, warp
 
@@ -68,6 +69,7 @@ __all__ = [
     "NotFoundError",
     "PayloadTooLargeError",
     "PermissionDeniedError",
+    "ProcessResult",
     "RateLimitError",
     "RequestTimeoutError",
     "ServiceUnavailableError",

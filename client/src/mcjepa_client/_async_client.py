@@ -23,7 +23,7 @@ from mcjepa_client._video.job import (
     VideoOptions,
     plan_job,
 )
-from mcjepa_client._video.results import FrameResult, frame_results
+from mcjepa_client._video.results import FrameResult, deliver
 from mcjepa_client._video.sources import DEFAULT_FPS, VideoInput
 from mcjepa_client._video.stream import async_answers
 
@@ -146,7 +146,7 @@ class AsyncClient(BaseClient):
         window = effort.in_flight * len(self.base_urls)
         async with aclosing(async_answers(job.clips(limits), ask, window)) as answered:
             async for clip, analysis in answered:
-                for result in frame_results(clip, analysis):
+                for result in deliver(clip, analysis):
                     yield result
 
     async def _run(self, operation: Operation[T]) -> T:

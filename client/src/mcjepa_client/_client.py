@@ -11,21 +11,27 @@ import httpx2
 
 from mcjepa_client._base import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, BaseClient
 from mcjepa_client._errors import ConnectionFailedError
+from mcjepa_client._files import PathLike
 from mcjepa_client._images import ImageInput
 from mcjepa_client._patience import Patience
 from mcjepa_client._results import AnalyzeResult, Direction, EmbedResult, FlowResult
 from mcjepa_client._steps import Operation, Reply, Send, Step, Wait
-from mcjepa_client._video.clips import DEFAULT_CLIP_FRAMES, Clip
+from mcjepa_client._video.clips import DEFAULT_CLIP_FRAMES, Clip, ClipLimits
 from mcjepa_client._video.job import (
     DEFAULT_IN_FLIGHT,
     DEFAULT_PATIENCE,
     Effort,
+    Outputs,
+    Progress,
     VideoJob,
     VideoOptions,
     plan_job,
 )
-from mcjepa_client._video.results import FrameResult, frame_results
+from mcjepa_client._video.overlay import View
+from mcjepa_client._video.process import ProcessResult, process
+from mcjepa_client._video.results import FrameResult, deliver
 from mcjepa_client._video.sources import DEFAULT_FPS, VideoInput
+from mcjepa_client._video.store import FlowStorage
 from mcjepa_client._video.stream import Answer, answers
 
 T = TypeVar("T")
@@ -167,6 +173,50 @@ class Client(BaseClient):
         )
         return self._frame_results(job, Effort(in_flight, patience))
 
+    def process(
+        self,
+        source: VideoInput,
+        out: PathLike,
+        *,
+        flow: FlowStorage = "zarr",
+        overlay: View | None = "overlay",
+        stride: int = 1,
+        start: float | None = None,
+        stop: float | None = None,
+        direction: Direction = "forward",
+        occlusion: bool = False,
+        max_side: int | None = None,
+        fps: float = DEFAULT_FPS,
+        clip_frames: int = DEFAULT_CLIP_FRAMES,
+        in_flight: int = DEFAULT_IN_FLIGHT,
+        patience: float = DEFAULT_PATIENCE,
+        overwrite: bool = False,
+        progress: Progress | None = None,
+    ) -> ProcessResult:
+        """Flow and embeddings of a whole video into a folder: `flow.zarr`, `embeddings.parquet`,
+        `overlay.mp4` and `manifest.jsonl`. docs/video.md describes them.
+
+        Killed at any moment and called again with the same arguments, it goes on, and gives the bytes of a
+        run that was never killed. Until it is done, the work is in OUT.partial. Needs mcjepa-client[video].
+
+        Args:
+            source, stride, start, stop, direction, occlusion, max_side, fps, clip_frames, in_flight,
+                patience: as for `video`; the source must be files, since they are read twice.
+            out: the folder to make. It must not exist, be empty, or hold these results already.
+            flow: "zarr" for one store, or "flo", "kitti" or "npy" for a file for each frame in `flow/`.
+            overlay: a video of the flow over the frames ("overlay") or beside them ("side-by-side"), or None.
+            overwrite: start over, and remove the results that are there.
+            progress: called with the stage ("flow", "overlay"), frames done and, where known, all frames.
+
+        Raises:
+            VideoError: the video is damaged; `out` has what could be read before.
+            InputError: wrong arguments, `out` holds other results, or another process is at it.
+        """
+        options = VideoOptions(direction, occlusion, max_side, clip_frames)
+        job = plan_job(source, stride, start, stop, fps, options)
+        asker = _Asker(self, Effort(in_flight, patience))
+        return process(job, out, Outputs(flow, overlay), overwrite, progress or (lambda *_: None), asker)
+
     def info(self) -> dict[str, Any]:
         """Version, engine, weights, limits and formats of the server (GET /v1/info)."""
         return self._run(self._info())
@@ -210,19 +260,24 @@ class Client(BaseClient):
     def _frame_results(self, job: VideoJob, effort: Effort) -> Iterator[FrameResult]:
         with closing(self._answers(job, effort)) as answered:
             for clip, analysis in answered:
-                yield from frame_results(clip, analysis)
+                yield from deliver(clip, analysis)
 
-    def _answers(self, job: VideoJob, effort: Effort, skip: int = 0) -> Generator[Answer, None, None]:
+    def _answers(
+        self, job: VideoJob, effort: Effort, skip: int = 0, length: int | None = None
+    ) -> Generator[Answer, None, None]:
         """The clips of a job from frame `skip` on, each with its analysis."""
         stopped = threading.Event()
-        limits = self._run(self._clip_limits(Patience(seconds=effort.patience, stopped=stopped)))
+        limits = self._limits_of_clips(effort)
 
         def ask(clip: Clip) -> AnalyzeResult:
             patience = Patience(seconds=effort.patience, stopped=stopped)
             return self._run(self._clip(clip.images, job.options, limits, patience))
 
         window = effort.in_flight * len(self.base_urls)
-        return answers(job.clips(limits, skip), ask, window, stopped)
+        return answers(job.clips(limits, skip, length), ask, window, stopped)
+
+    def _limits_of_clips(self, effort: Effort) -> ClipLimits:
+        return self._run(self._clip_limits(Patience(seconds=effort.patience)))
 
     def _run(self, operation: Operation[T]) -> T:
         outcome: object = None
@@ -248,3 +303,17 @@ class Client(BaseClient):
         except httpx2.RequestError as error:
             return self._connection_error(step, error)
         return Reply(response.status_code, response.headers, response.content)
+
+
+class _Asker:
+    """What `process` needs of a client."""
+
+    def __init__(self, client: Client, effort: Effort) -> None:
+        self._client = client
+        self._effort = effort
+
+    def clip_length(self, job: VideoJob, shape: tuple[int, ...]) -> int:
+        return job.options.length(shape, self._client._limits_of_clips(self._effort))
+
+    def answers(self, job: VideoJob, skip: int, length: int) -> Generator[Answer, None, None]:
+        return self._client._answers(job, self._effort, skip, length)

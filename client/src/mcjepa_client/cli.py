@@ -16,6 +16,7 @@ from mcjepa_client._base import (
     DEFAULT_TIMEOUT,
     SERVER_VARIABLE,
 )
+from mcjepa_client._cli_video import BatchError, add_commands
 from mcjepa_client._client import Client
 from mcjepa_client._errors import ConnectionFailedError, InputError, McjepaError, ServiceUnavailableError
 from mcjepa_client._results import Direction, FlowFormat, choose_embed_format, choose_flow_format
@@ -32,7 +33,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 _EPILOG = f"""\
 exit codes:
   0  done
-  1  the server refused the request, or the output could not be written
+  1  the server refused the request, a video is damaged, or the output could not be written
   2  wrong usage or unusable input; nothing was sent
   3  the server cannot be reached or is not ready
 
@@ -58,7 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _exit_code(error: McjepaError | OSError) -> int:
     if isinstance(error, InputError):
         return EXIT_USAGE
-    unreachable = isinstance(error, ConnectionFailedError | ServiceUnavailableError)
+    unreachable = isinstance(error, ConnectionFailedError | ServiceUnavailableError) or (
+        isinstance(error, BatchError) and error.is_unreachable
+    )
     return EXIT_UNREACHABLE if unreachable else EXIT_FAILED
 
 
@@ -131,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     common = _common_options()
     _add_flow(commands, common)
     _add_embed(commands, common)
+    add_commands(lambda name, text: _add(commands, common, name, text), _connect)
     info = _add(commands, common, "info", "show the server's version, weights, limits and formats, as JSON")
     info.set_defaults(command=_info)
     return parser
@@ -139,7 +143,12 @@ def _parser() -> argparse.ArgumentParser:
 def _common_options() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     group = common.add_argument_group("server")
-    group.add_argument("--server", metavar="URL", help=f"for example {DEFAULT_SERVER} (the default)")
+    group.add_argument(
+        "--server",
+        action="append",
+        metavar="URL",
+        help=f"for example {DEFAULT_SERVER} (the default); given several times, they are asked in turn",
+    )
     group.add_argument(
         "--timeout",
         type=float,

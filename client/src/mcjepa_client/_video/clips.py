@@ -105,7 +105,7 @@ def cut_clips(shots: Iterator[Shot], length: int, first: int = 0) -> Iterator[Cl
             first, held = first + length - 1, [held[-1]]
         held.append(shot)
     if not held:
-        raise error or VideoError("the source has no frame in this range", frames=0)
+        raise error or VideoError("there is no frame in this range", frames=0)
     yield Clip(first, held, is_last=True, error=error)
 
 

@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from mcjepa_client._errors import VideoError
 from mcjepa_client._extras import require
-from mcjepa_client._video.frames import Frame, Image, SourceInfo
+from mcjepa_client._video.frames import Frame, SourceInfo
 from mcjepa_client._video.lengths import missing_bytes
+from mcjepa_client._video.rgb import from_frame
 
 _OPEN_TIMEOUT, _READ_TIMEOUT = 10.0, 30.0  # seconds, of network streams
 _COUNTED = {"mov", "mp4"}  # formats whose header has the exact number of frames
@@ -48,7 +47,7 @@ class ContainerSource:
         with _open(self.address) as container:
             reading = _Reading(self.address, container)
             for index, frame in enumerate(reading.decode()):
-                yield Frame(index, reading.time_of(frame), partial(_to_rgb, frame))
+                yield Frame(index, reading.time_of(frame), partial(from_frame, frame))
 
 
 def _open(address: str) -> Any:
@@ -174,13 +173,6 @@ def _duration(container: Any, stream: Any) -> float | None:
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
     return container.duration / 1e6 if container.duration else None
-
-
-def _to_rgb(frame: Any) -> Image:
-    """(H, W, 3) RGB, turned upright as the file's rotation says (counter-clockwise degrees)."""
-    image: Image = frame.to_ndarray(format="rgb24")
-    turns = round(frame.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
 
 
 def _reason(error: Exception) -> str:

@@ -1,11 +1,12 @@
 """What is asked for of a video, and the clips that answer it."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
+from typing import TypeAlias, get_args
 
-from mcjepa_client._errors import InputError
+from mcjepa_client._errors import InputError, VideoError
 from mcjepa_client._results import Direction
 from mcjepa_client._video.clips import (
     DEFAULT_CLIP_FRAMES,
@@ -17,7 +18,12 @@ from mcjepa_client._video.clips import (
     load_shots,
 )
 from mcjepa_client._video.frames import Selection, Source
+from mcjepa_client._video.overlay import View
 from mcjepa_client._video.sources import VideoInput, open_source
+from mcjepa_client._video.store import FlowStorage
+
+#: Called with the stage ("flow" or "overlay"), the frames done, and all frames as far as that is known.
+Progress: TypeAlias = Callable[[str, int, int | None], None]
 
 DEFAULT_IN_FLIGHT = 2
 DEFAULT_PATIENCE = 600.0
@@ -43,6 +49,22 @@ class VideoOptions:
 
 
 @dataclass(frozen=True)
+class Outputs:
+    """What is written besides the embeddings: see `Client.process`."""
+
+    flow: FlowStorage = "zarr"
+    overlay: View | None = "overlay"
+
+    def __post_init__(self) -> None:
+        if self.flow not in get_args(FlowStorage):
+            raise InputError(f"flow: expected one of {', '.join(get_args(FlowStorage))}, got {self.flow!r}")
+        if self.overlay is not None and self.overlay not in get_args(View):
+            raise InputError(
+                f"overlay: expected None or one of {', '.join(get_args(View))}, got {self.overlay!r}"
+            )
+
+
+@dataclass(frozen=True)
 class Effort:
     """How hard is tried: requests under way per server, and seconds that one may go on failing."""
 
@@ -64,14 +86,18 @@ class VideoJob:
     selection: Selection
     options: VideoOptions
 
-    def clips(self, limits: ClipLimits, skip: int = 0) -> Iterator[Clip]:
-        """The clips from frame number `skip` (of the selected ones) on, which must begin a clip."""
+    def clips(self, limits: ClipLimits, skip: int = 0, length: int | None = None) -> Iterator[Clip]:
+        """The clips from frame number `skip` (of the selected ones) on, which must begin a clip.
+
+        They have `length` frames, or as many as the size of the first and the limits ask for.
+        """
         shots = load_shots(self.source, self.selection, skip)
-        first = next(shots, None)  # its size decides how long clips are
-        if first is None:
-            yield from cut_clips(shots, 2)
-            return
-        yield from cut_clips(chain([first], shots), self.options.length(first.image.shape, limits), skip)
+        if length is not None:
+            yield from cut_clips(shots, length, skip)
+        elif (first := next(shots, None)) is not None:
+            yield from cut_clips(chain([first], shots), self.options.length(first.image.shape, limits), skip)
+        else:
+            raise VideoError(f"{self.source.name}: there is no frame in this range")
 
 
 def plan_job(

