@@ -5,7 +5,8 @@ import json
 import cv2
 import numpy as np
 import pytest
-from mcjepa.data.flow_files import write_flo
+from mcjepa.data.benchmarks import open_benchmark
+from mcjepa.data.flow_files import write_flo, write_kitti
 from mcjepa.evaluation.flow import evaluate_flow, flow_table
 from mcjepa.predictors import dis_flow, pad_to_stride, to_square, zero_flow
 
@@ -37,11 +38,53 @@ def test_flow_rows_hold_each_method_on_each_data_set(benchmark_folder):
     assert epe["moving", "mcjepa"] == 0.0
     assert epe["moving", "zero"] == 5.0
     assert epe["still", "mcjepa"] == 5.0
+    assert {r["epe_noc"] for r in rows} == {None}  # a manifest does not state it
     assert epe["still", "zero"] == 0.0
     assert epe["all", "mcjepa"] == 2.5
     assert {r["method"] for r in rows} == {"zero", "DIS medium", "mcjepa"}
     table = flow_table(rows)
     assert "| all | 2 | mcjepa | 2.5 | 2.5 | 50.0 | 50.0 |" in table
+
+
+def test_occluded_points_are_told_apart_where_the_data_set_knows_them(tmp_path):
+    """KITTI: the true flow is (3, 4) on the left, which both frames show, and (0, 0) on the right."""
+    training = tmp_path / "training"
+    for folder in ("image_2", "flow_occ", "flow_noc"):
+        (training / folder).mkdir(parents=True)
+    for n in (10, 11):
+        cv2.imwrite(str(training / f"image_2/000000_{n}.png"), np.zeros((48, 64, 3), np.uint8))
+    left = np.arange(64)[None, :].repeat(48, 0) < 16
+    gt = np.where(left[..., None], np.float32([3, 4]), np.float32(0))
+    write_kitti(training / "flow_occ/000000_10.png", gt)
+    write_kitti(training / "flow_noc/000000_10.png", gt, left)
+    rows = {r["method"]: r for r in evaluate_flow(FixedModels(), tmp_path) if r["dataset"] == "kitti2015"}
+    assert (rows["mcjepa"]["epe_noc"], rows["mcjepa"]["epe_occ"], rows["mcjepa"]["epe"]) == (0.0, 5.0, 3.75)
+    assert (rows["zero"]["epe_noc"], rows["zero"]["epe_occ"]) == (5.0, 0.0)
+    assert "EPE occluded" in flow_table(list(rows.values()))
+
+
+def test_sintel_marks_occluded_points_white(tmp_path):
+    training = tmp_path / "training"
+    for folder in ("clean/alley", "final/alley", "flow/alley", "occlusions/alley"):
+        (training / folder).mkdir(parents=True)
+    for rendering in ("clean", "final"):
+        for n in (1, 2):
+            cv2.imwrite(
+                str(training / f"{rendering}/alley/frame_000{n}.png"), np.zeros((48, 64, 3), np.uint8)
+            )
+    write_flo(training / "flow/alley/frame_0001.flo", np.zeros((48, 64, 2), np.float32))
+    hidden = np.zeros((48, 64), np.uint8)
+    hidden[:, :5] = 255
+    cv2.imwrite(str(training / "occlusions/alley/frame_0001.png"), hidden)
+    for sample in open_benchmark(tmp_path):
+        np.testing.assert_array_equal(sample.visible(), hidden == 0)
+
+
+def test_pictures_show_the_best_and_the_worst_pair(benchmark_folder, tmp_path):
+    evaluate_flow(FixedModels(), benchmark_folder, tmp_path / "pictures")
+    best, worst = (cv2.imread(str(tmp_path / f"pictures/flow-{n}-1.png")) for n in ("best", "worst"))
+    assert best.shape == worst.shape
+    assert best[-1, 630].tolist() != worst[-1, 630].tolist()  # in the error map: 0 px and 5 px
 
 
 def test_baselines_on_a_shifted_texture():

@@ -14,7 +14,7 @@ from typing import Any
 
 from mcjepa import __version__
 from mcjepa.config import load_config
-from mcjepa.evaluate_cli import add_evaluate
+from mcjepa.evaluate_cli import add_compose, add_evaluate
 from mcjepa.triton_cli import VARIANTS, add_triton_commands, write_variants
 
 REPOSITORY = Path("model_repository")
@@ -42,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(commands)
     add_evaluate(commands, REPOSITORY)
+    add_compose(commands)
     _add_export(commands)
     add_triton_commands(commands, REPOSITORY)
     return parser

@@ -20,10 +20,33 @@ def add_evaluate(commands: Any, repository: Path) -> None:
     flow.add_argument(
         "benchmark", type=Path, help="folder: manifest.json, Sintel, KITTI, FlyingChairs, Middlebury"
     )
+    _add_pictures(flow)
     _add_sets(_add(kinds, repository, "knn", _knn, "kNN top-1 of the embeddings on labelled images"))
     _add_sets(_add(kinds, repository, "linear", _linear, "top-1 of a linear probe on labelled images"))
+    _add_segment(_add(kinds, repository, "segment", _segment, "mIoU of a linear head on dense features"))
+    propagate = _add(kinds, repository, "propagate", _propagate, "J&F of labels followed through videos")
+    propagate.add_argument("davis", type=Path, help="folder of JPEGImages/480p/SEQ and Annotations/480p/SEQ")
+    propagate.add_argument("--split", help="only the videos that ImageSets/2017/SPLIT.txt names, such as val")
+    _add_pictures(propagate)
     agreement = _add(kinds, repository, "agreement", _agreement, "cosine of the two embeddings of a frame")
     agreement.add_argument("frames", type=Path, help="video, or folder of consecutive frames")
+
+
+def add_compose(commands: Any) -> None:
+    """Add `compose`, which makes videos for `evaluate propagate` where there is no DAVIS."""
+    p = commands.add_parser("compose", help="compose videos with exact masks from photos, in DAVIS's layout")
+    p.add_argument("photos", type=Path, nargs="+", help="folders or tars of photos")
+    p.add_argument("--output", type=Path, required=True, metavar="DIR", help="a new or empty folder")
+    p.add_argument("--videos", type=int, default=20, help="default: %(default)s")
+    p.set_defaults(run_command=_compose)
+
+
+def _compose(args: argparse.Namespace) -> None:
+    from mcjepa.data.composed_videos import write_composed
+
+    if args.videos < 1:
+        raise ValueError(f"--videos must be at least 1, got {args.videos}")
+    write_composed(args.output, args.photos, args.videos)
 
 
 def _add(kinds: Any, repository: Path, name: str, run: Handler, help_text: str) -> argparse.ArgumentParser:
@@ -43,10 +66,29 @@ def _add_sets(kind: argparse.ArgumentParser) -> None:
     kind.add_argument("--test", type=Path, nargs="+", required=True, help="the same, to classify")
 
 
+def _add_pictures(kind: argparse.ArgumentParser) -> None:
+    kind.add_argument("--pictures", type=Path, metavar="DIR", help="draw the best and the worst cases there")
+
+
+def _add_segment(kind: argparse.ArgumentParser) -> None:
+    for split in ("train", "test"):
+        kind.add_argument(
+            f"--{split}", type=Path, required=True, metavar="IMAGES", help="folder or tar of images"
+        )
+        kind.add_argument(
+            f"--{split}-masks",
+            type=Path,
+            required=True,
+            metavar="MASKS",
+            help="folder of PNGs of class numbers, 255: not judged",
+        )
+    _add_pictures(kind)
+
+
 def _flow(args: argparse.Namespace) -> None:
     from mcjepa.evaluation.flow import evaluate_flow, flow_table
 
-    rows = evaluate_flow(_models(args), args.benchmark)
+    rows = evaluate_flow(_models(args), args.benchmark, args.pictures)
     _keep(args, rows, flow_table(rows), args.benchmark.name)
 
 
@@ -62,6 +104,26 @@ def _linear(args: argparse.Namespace) -> None:
 
     row = evaluate_linear(_models(args), args.train, args.test)
     _keep(args, row, linear_table(row), _sets(args))
+
+
+def _segment(args: argparse.Namespace) -> None:
+    from mcjepa.evaluation.segment import evaluate_segmentation, segmentation_table
+
+    train, test = (args.train, args.train_masks), (args.test, args.test_masks)
+    row = evaluate_segmentation(_models(args), train, test, args.pictures)
+    names = " ".join(
+        f"--{k.replace('_', '-')} {getattr(args, k).name}"
+        for k in ("train", "train_masks", "test", "test_masks")
+    )
+    _keep(args, row, segmentation_table(row), names)
+
+
+def _propagate(args: argparse.Namespace) -> None:
+    from mcjepa.evaluation.propagate import evaluate_propagation, propagation_table
+
+    rows = evaluate_propagation(_models(args), args.davis, args.split, args.pictures)
+    split = "" if args.split is None else f" --split {args.split}"
+    _keep(args, rows, propagation_table(rows), args.davis.name + split)
 
 
 def _agreement(args: argparse.Namespace) -> None:

@@ -12,6 +12,8 @@ from mcjepa.evaluation.embeddings import agreement_text
 from mcjepa.evaluation.flow import flow_table
 from mcjepa.evaluation.knn import knn_table
 from mcjepa.evaluation.linear import linear_table
+from mcjepa.evaluation.propagate import propagation_table
+from mcjepa.evaluation.segment import segmentation_table
 from mcjepa.files import write_json, write_text
 from mcjepa.parity import Parity, parity_table
 from mcjepa.triton_config import Parameters, read_parameters
@@ -76,6 +78,8 @@ TITLES = {
     "flow": "Optical flow against ground truth",
     "knn": "Embeddings: nearest neighbours",
     "linear": "Embeddings: linear probe",
+    "segment": "Dense features: segmentation by a linear head",
+    "propagate": "Label propagation through video",
     "agreement": "Agreement of the two embeddings",
     "parity": "Parity of torch and ONNX Runtime on real frames",
 }
@@ -83,6 +87,8 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "flow": flow_table,
     "knn": knn_table,
     "linear": linear_table,
+    "segment": segmentation_table,
+    "propagate": propagation_table,
     "agreement": agreement_text,
     "parity": lambda rows: parity_table([Parity(**row) for row in rows]),
 }

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
 import onnxruntime as ort
 import torch
 
 from mcjepa.model import MCJEPA
 from mcjepa.model.joint import STRIDE
+from mcjepa.onnx_export import FEATURE_LEVEL
 from mcjepa.triton_config import read_parameters
 
 FlowPredictor = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -55,6 +57,16 @@ class OnnxModels:
         batch = np.stack([to_square(img, self.image_size) for img in images])
         return self.run("mcjepa_embed", batch, "embedding")
 
+    def features(self, img: np.ndarray) -> np.ndarray:
+        """Dense features of an image (H, W, 3) of any size at stride 8: (C, ceil(H / 8), ceil(W / 8))."""
+        if "features" not in self._sessions:
+            model = onnx.load(self.repository / "mcjepa_embed" / "1" / "model.onnx")
+            self._sessions["features"] = self._open(features_at_any_size(model).SerializeToString())
+        session = self._sessions["features"]
+        padded = pad_to_stride(img)[None]
+        feats: np.ndarray = session.run(["features"], {session.get_inputs()[0].name: padded})[0]
+        return crop_features(feats[0], img)
+
     def run(self, model: str, batch: np.ndarray, output: str) -> np.ndarray:
         """One output of one model."""
         session = self._session(model)
@@ -63,11 +75,13 @@ class OnnxModels:
 
     def _session(self, model: str) -> ort.InferenceSession:
         if model not in self._sessions:
-            options = ort.SessionOptions()
-            options.intra_op_num_threads = self._threads
-            path = self.repository / model / "1" / "model.onnx"
-            self._sessions[model] = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            self._sessions[model] = self._open(self.repository / model / "1" / "model.onnx")
         return self._sessions[model]
+
+    def _open(self, model: Path | bytes) -> ort.InferenceSession:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 class TorchModel:
@@ -90,6 +104,33 @@ class TorchModel:
         feats = self.model.encode(to_tensor([to_square(img, self.image_size) for img in images]))
         embedding: np.ndarray = self.model.embed(feats).numpy()
         return embedding
+
+    @torch.no_grad()
+    def features(self, img: np.ndarray) -> np.ndarray:
+        """As OnnxModels.features."""
+        feats = self.model.encode(to_tensor([pad_to_stride(img)]))[FEATURE_LEVEL]
+        return crop_features(feats[0].numpy(), img)
+
+
+def features_at_any_size(model: onnx.ModelProto) -> onnx.ModelProto:
+    """`mcjepa_embed` with its output `features` alone, for images (B, H, W, 3) of any multiple of 64.
+
+    The encoder is convolutional, so only the size that the graph declares has to go.
+    """
+    graph = model.graph
+    kept = [output for output in graph.output if output.name == "features"]
+    del graph.output[:], graph.value_info[:]
+    graph.output.extend(kept)
+    for tensor, axes in ((graph.input[0], (1, 2)), (graph.output[0], (2, 3))):
+        for axis in axes:
+            tensor.type.tensor_type.shape.dim[axis].Clear()
+    return model
+
+
+def crop_features(feats: np.ndarray, img: np.ndarray) -> np.ndarray:
+    """Features (C, h, w) of the padded image without the cells that hold nothing of `img` (H, W, 3)."""
+    cell = 2 ** (FEATURE_LEVEL + 1)
+    return feats[:, : -(-img.shape[0] // cell), : -(-img.shape[1] // cell)]
 
 
 def pad_to_stride(img: np.ndarray) -> np.ndarray:

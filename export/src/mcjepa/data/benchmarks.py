@@ -20,6 +20,7 @@ class FlowSample(NamedTuple):
     img2: Path
     gt_path: Path
     kind: Kind
+    visible_path: Path | None = None  # KITTI: flow of the points seen in both frames; Sintel: occlusion map
 
     def frames(self) -> tuple[np.ndarray, np.ndarray]:
         """(img1, img2), each uint8 RGB (H, W, 3). Raises ValueError for an unreadable one or two sizes."""
@@ -31,6 +32,14 @@ class FlowSample(NamedTuple):
     def ground_truth(self) -> tuple[np.ndarray, np.ndarray]:
         """(flow float32 (H, W, 2) px, valid bool (H, W)), frame 1 to frame 2."""
         return read_flow(self.gt_path, self.kind)
+
+    def visible(self) -> np.ndarray | None:
+        """Bool (H, W): points of frame 1 that frame 2 shows, where the flow is known; None if not stated."""
+        if self.visible_path is None:
+            return None
+        if self.kind == "kitti_png":
+            return read_flow(self.visible_path, self.kind)[1]
+        return _read_rgb(self.visible_path)[..., 0] == 0  # Sintel: white where occluded
 
 
 def open_benchmark(path: Path) -> list[FlowSample]:
@@ -69,14 +78,16 @@ def _sintel(root: Path) -> Iterator[FlowSample]:
         for gt in _sorted(root.glob("training/flow/*/frame_*.flo")) if frames.is_dir() else []:
             scene, number = gt.parent.name, int(gt.stem.removeprefix("frame_"))
             img1, img2 = (frames / scene / f"frame_{n:04d}.png" for n in (number, number + 1))
-            yield FlowSample(f"sintel_{rendering}", f"{scene}/{gt.stem}", img1, img2, gt, "flo")
+            occlusions = _if_there(root / "training" / "occlusions" / scene / f"{gt.stem}.png")
+            yield FlowSample(f"sintel_{rendering}", f"{scene}/{gt.stem}", img1, img2, gt, "flo", occlusions)
 
 
 def _kitti(root: Path) -> Iterator[FlowSample]:
     for gt in _sorted(root.glob("training/flow_occ/*_10.png")):
         name = gt.stem.removesuffix("_10")
         img1, img2 = (root / "training" / "image_2" / f"{name}_{n}.png" for n in (10, 11))
-        yield FlowSample("kitti2015", name, img1, img2, gt, "kitti_png")
+        seen = _if_there(root / "training" / "flow_noc" / gt.name)
+        yield FlowSample("kitti2015", name, img1, img2, gt, "kitti_png", seen)
 
 
 def _flyingchairs(root: Path) -> Iterator[FlowSample]:
@@ -101,6 +112,10 @@ LAYOUTS: dict[str, Callable[[Path], Iterator[FlowSample]]] = {
     "FlyingChairs (data/NNNNN_{img1.ppm,img2.ppm,flow.flo})": _flyingchairs,
     "Middlebury (other-data/SCENE/frame10.png, other-gt-flow/SCENE/flow10.flo)": _middlebury,
 }
+
+
+def _if_there(path: Path) -> Path | None:
+    return path if path.is_file() else None
 
 
 def _sorted(paths: Iterable[Path]) -> list[Path]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
@@ -44,14 +44,15 @@ def probe(images: int, l2: float) -> Pipeline:
     return make_pipeline(StandardScaler(), regression)
 
 
-def choose_l2(train: Embedded) -> tuple[float, float]:
+def choose_l2(train: Embedded, groups: np.ndarray | None = None) -> tuple[float, float]:
     """The l2 that is best on a held-out part of the training set, and the accuracy there, per cent.
 
-    Goes from strong to weak and ends when that no longer helps. Raises ValueError where no class has FOLDS
-    images.
+    Goes from strong to weak and ends when that no longer helps. groups: numbers (N,) of what must not be
+    torn apart, such as the image that a cell is of. Raises ValueError where no class has FOLDS members, or
+    where there are fewer than FOLDS groups.
     """
-    split = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
-    fit, held = next(split.split(train.emb, train.labels))
+    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
+    fit, held = next(kind(FOLDS, shuffle=True, random_state=0).split(train.emb, train.labels, groups))
     model = probe(len(fit), L2[0])
     scores: list[float] = []
     for l2 in tqdm(L2, unit="fit", desc="probe"):
