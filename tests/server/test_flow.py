@@ -68,6 +68,29 @@ def test_npy(client, frames):
     np.testing.assert_array_equal(np.load(io.BytesIO(reply.content)), expected_flow(img1))
 
 
+@pytest.mark.parametrize("query", ["?format=npy&dtype=float16", "?dtype=float16"])
+def test_npy_in_half_the_bytes(client, frames, query):
+    img1, _, data1, data2 = frames
+    reply = post(client, data1, data2, query)
+    flow = np.load(io.BytesIO(reply.content))
+    assert flow.dtype == np.float16
+    np.testing.assert_array_equal(flow, expected_flow(img1).astype(np.float16))
+
+
+def test_npz_in_half_the_bytes(client, frames):
+    _, img2, data1, data2 = frames
+    arrays = np.load(io.BytesIO(post(client, data1, data2, "?dtype=float16&direction=both").content))
+    assert arrays["flow"].dtype == arrays["flow_backward"].dtype == np.float16
+    np.testing.assert_array_equal(arrays["flow_backward"], expected_flow(img2).astype(np.float16))
+
+
+@pytest.mark.parametrize("query", ["?dtype=float16&format=flo", "?dtype=float16&format=json"])
+def test_other_formats_hold_no_float16(client, frames, query, check_problem):
+    *_, data1, data2 = frames
+    problem = check_problem(post(client, data1, data2, query), 422, "invalid_input")
+    assert problem["error"]["param"] == "dtype"
+
+
 def test_kitti_reports_clipped_pixels(client, frames):
     img1, _, data1, data2 = frames
     reply = post(client, data1, data2, "?format=kitti")

@@ -13,6 +13,7 @@ from mcjepa_server.flowcodec import (
     encode_kitti,
     encode_npz,
     encode_png,
+    flow_as,
 )
 
 
@@ -129,3 +130,11 @@ def test_max_flow_makes_colours_comparable(flow):
     half, _ = encode_png(flow * 2, 200.0)
     assert data == half
     assert encode_png(flow, None)[1] == pytest.approx(np.linalg.norm(flow, axis=-1).max())
+
+
+def test_float16_has_no_infinities():
+    flow = np.array([[[1e6, -7e4], [0.1, 100.02]]], np.float32)
+    half = flow_as(flow, "float16")
+    assert half.dtype == np.float16
+    np.testing.assert_allclose(half, [[[65504, -65504], [0.1, 100.02]]], rtol=1 / 2048)
+    assert flow_as(flow, "float32") is flow

@@ -7,13 +7,16 @@ import io
 import math
 import struct
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from mcjepa_server.engine import FloatArray, Uint8Array
+
+FlowType = Literal["float32", "float16"]
+_FLOAT16_MAX = np.float32(65504)
 
 #: KITTI stores v * 64 + 2**15 in 16 bits: from -512 to just under 512 px, in steps of 1/64.
 _KITTI_SCALE = 64.0
@@ -39,6 +42,13 @@ def encode_kitti(flow: FloatArray) -> tuple[bytes, int]:
     png[..., 1] = clipped[..., 1]
     png[..., 0] = valid
     return _png(png), int(valid.size - np.count_nonzero(valid))
+
+
+def flow_as(flow: FloatArray, dtype: FlowType) -> NDArray[Any]:
+    """Flow in the type it is sent in. float16 rounds to 1/2048 of the value, to 1/32 px from 64 px on."""
+    if dtype == "float32":
+        return flow
+    return np.clip(flow, -_FLOAT16_MAX, _FLOAT16_MAX).astype(np.float16)
 
 
 def encode_npy(array: NDArray[Any]) -> bytes:

@@ -16,4 +16,6 @@ FLOW = (FLO, KITTI, NPY, NPZ, PNG, JSON)
 #: Formats that can hold more than one field.
 SEVERAL = (NPZ, JSON)
 ANALYZE = (NPZ, JSON)
+#: Formats that can hold float16.
+HALF = (NPY, NPZ)
 EXTENSIONS = {"flo": "flo", "kitti": "png", "npy": "npy", "npz": "npz", "png": "png"}

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from mcjepa_server import flowcodec, formats
 from mcjepa_server.contract import Contract
 from mcjepa_server.engine import FloatArray
+from mcjepa_server.flowcodec import FlowType
 from mcjepa_server.formats import EXTENSIONS
 from mcjepa_server.geometry import Geometry
 from mcjepa_server.negotiate import Offer
@@ -40,7 +41,7 @@ FLOW_HEADERS = {
 
 
 def encode_flow(
-    result: FlowResult, offer: Offer, max_flow: float | None, meta: Meta
+    result: FlowResult, offer: Offer, max_flow: float | None, dtype: FlowType, meta: Meta
 ) -> tuple[bytes, dict[str, str]]:
     """Body and format-specific headers for the flow of one pair."""
     flow = result.flows[0]
@@ -50,25 +51,28 @@ def encode_flow(
         body, clipped = flowcodec.encode_kitti(flow)
         return body, {"X-Flow-Clipped-Pixels": str(clipped)}
     if offer is formats.NPY:
-        return flowcodec.encode_npy(flow), {}
+        return flowcodec.encode_npy(flowcodec.flow_as(flow, dtype)), {}
     if offer is formats.PNG:
         body, scale = flowcodec.encode_png(flow, max_flow)
         return body, {"X-Flow-Max": f"{scale:.6g}"}
     if offer is formats.NPZ:
         return _npz(
-            meta, flow=flow, flow_backward=_first(result.flows_backward), occlusion=_first(result.occlusion)
+            meta,
+            flow=flowcodec.flow_as(flow, dtype),
+            flow_backward=_first(_optional(result.flows_backward, dtype)),
+            occlusion=_first(result.occlusion),
         ), {}
     summary = FlowSummary(meta=meta, **pair_summary(result, 0).model_dump())
     return summary.model_dump_json().encode(), {}
 
 
-def encode_analysis(result: FlowResult, offer: Offer, meta: Meta) -> bytes:
+def encode_analysis(result: FlowResult, offer: Offer, dtype: FlowType, meta: Meta) -> bytes:
     """Body for the flow and the embeddings of N frames."""
     if offer is formats.NPZ:
         return _npz(
             meta,
-            flows=result.flows,
-            flows_backward=result.flows_backward,
+            flows=flowcodec.flow_as(result.flows, dtype),
+            flows_backward=_optional(result.flows_backward, dtype),
             occlusion=result.occlusion,
             embeddings=result.embeddings,
         )
@@ -129,6 +133,10 @@ def _npz(meta: Meta, **arrays: NDArray[Any] | None) -> bytes:
     """The arrays that are there, and ``meta`` as text, which NumPy reads without pickle."""
     present = {name: array for name, array in arrays.items() if array is not None}
     return flowcodec.encode_npz({**present, "meta": np.array(meta.model_dump_json())})
+
+
+def _optional(flows: FloatArray | None, dtype: FlowType) -> NDArray[Any] | None:
+    return None if flows is None else flowcodec.flow_as(flows, dtype)
 
 
 def _first(array: NDArray[Any] | None) -> NDArray[Any] | None:

@@ -13,6 +13,7 @@ from mcjepa_server import formats
 from mcjepa_server.body import MULTIPART, Form, body_type, read_form
 from mcjepa_server.clips import decode_clip
 from mcjepa_server.errors import InvalidInput, NotAcceptable
+from mcjepa_server.flowcodec import FlowType
 from mcjepa_server.images import PixelBudget
 from mcjepa_server.jobs import Ticket, run_job
 from mcjepa_server.negotiate import choose_format
@@ -39,6 +40,9 @@ class AnalyzeQuery(BaseModel):
         False, description="Add the forward-backward mask of the earlier frame of each pair."
     )
     max_side: int | None = Field(None, ge=64, le=8192, description="Compute at most at this longer side.")
+    dtype: FlowType = Field(
+        "float32", description="Of the flows: float16 halves the reply, rounds to 1/2048 of them; needs npz."
+    )
     format: str | None = Field(
         None,
         description="Format of the reply; goes before Accept.",
@@ -79,6 +83,8 @@ async def post_analyze(
     """Send two or more images of one size as multipart parts that are all named `frames`, in order."""
     pipeline = service.require_ready()
     offer = choose_format(query.format, accept, formats.ANALYZE)
+    if query.dtype == "float16" and offer not in formats.HALF:
+        raise InvalidInput(f"dtype=float16 needs format npz, not {offer.name}", param="dtype")
     body_type(request, MULTIPART)
     service.admission.check(request.state.api_key)
     form = await read_form(request, service.settings, service.bodies)
@@ -95,7 +101,7 @@ async def post_analyze(
         result = await pipeline.flow(frames, geometry, options, ticket.slot)
         meta = describe(len(frames), geometry, service.contract, query.direction, query.occlusion)
         with ticket.timings.stage("encode"):
-            body = await run_sync(encode_analysis, result, offer, meta)
+            body = await run_sync(encode_analysis, result, offer, query.dtype, meta)
         return flow_reply(body, offer, "analysis", meta, ticket.timings)
 
     return await run_job(request, service, job)

@@ -13,6 +13,7 @@ from mcjepa_server import formats
 from mcjepa_server.body import MULTIPART, Form, body_type, read_form
 from mcjepa_server.clips import decode_clip
 from mcjepa_server.errors import InvalidInput, NotAcceptable
+from mcjepa_server.flowcodec import FlowType
 from mcjepa_server.images import PixelBudget
 from mcjepa_server.jobs import Ticket, run_job
 from mcjepa_server.negotiate import Offer, choose_format
@@ -55,6 +56,9 @@ class FlowQuery(BaseModel):
         gt=0,
         le=1e6,
         description="png: length in px drawn at full saturation; default the longest vector.",
+    )
+    dtype: FlowType = Field(
+        "float32", description="float16 halves the reply and rounds flow to 1/2048 of it; needs npy or npz."
     )
     format: str | None = Field(
         None,
@@ -114,7 +118,7 @@ async def post_flow(
         result = await pipeline.flow(frames, geometry, options, ticket.slot)
         meta = describe(len(frames), geometry, service.contract, query.direction, query.occlusion)
         with ticket.timings.stage("encode"):
-            body, extra = await run_sync(encode_flow, result, offer, query.max_flow, meta)
+            body, extra = await run_sync(encode_flow, result, offer, query.max_flow, query.dtype, meta)
         reply = flow_reply(body, offer, "flow", meta, ticket.timings)
         reply.headers.update(extra)
         return reply
@@ -125,8 +129,14 @@ async def post_flow(
 def choose_offer(query: FlowQuery, accept: str | None) -> Offer:
     """The format, checked against what was asked for; one that fits if the caller leaves it open."""
     several = query.direction == "both" or query.occlusion
-    offers = sorted(formats.FLOW, key=lambda offer: several and offer not in formats.SEVERAL)
-    offer = choose_format(query.format, accept, offers)
+    half = query.dtype == "float16"
+
+    def unfit(offer: Offer) -> bool:
+        return (several and offer not in formats.SEVERAL) or (half and offer not in formats.HALF)
+
+    offer = choose_format(query.format, accept, sorted(formats.FLOW, key=unfit))
+    if half and offer not in formats.HALF:
+        raise InvalidInput(f"dtype=float16 needs format npy or npz, not {offer.name}", param="dtype")
     if several and offer not in formats.SEVERAL:
         raise InvalidInput(
             f"direction=both and occlusion=true need format npz or json; {offer.name} holds one field only",
