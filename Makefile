@@ -46,8 +46,8 @@ check: $(VENV)/.ready-to-develop ## check format, style, types and import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.ready-to-run ## measure speed (ARGS="--output FILE" keeps the numbers)
-	$(BIN)/python benchmarks/flow.py $(ARGS)
+bench: $(VENV)/.ready-to-run ## measure speed (ARGS="--quick" in a minute, "--output FILE" keeps the numbers)
+	$(BIN)/python benchmarks/bench.py $(ARGS)
 
 train: $(VENV)/.ready-to-develop ## train the nano preset into runs/nano (ARGS="--set KEY=VALUE")
 	$(BIN)/mcjepa train --preset nano --run runs/nano $(ARGS)

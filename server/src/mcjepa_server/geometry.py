@@ -100,15 +100,17 @@ def pack_clip(frames: Sequence[Uint8Array], geometry: Geometry) -> Uint8Array:
 
 def unpack_flow(raw: FloatArray, geometry: Geometry) -> FloatArray:
     """Flow (M, 2, padded H, padded W) of the engine to (M, H, W, 2) at the caller's size."""
-    cropped = raw[:, :, : geometry.scaled_height, : geometry.scaled_width].transpose(0, 2, 3, 1)
-    if not geometry.is_scaled:
-        return np.ascontiguousarray(cropped)
+    cropped = raw[:, :, : geometry.scaled_height, : geometry.scaled_width]
     flows = np.empty((len(raw), geometry.height, geometry.width, 2), np.float32)
+    if not geometry.is_scaled:
+        for target, planes in zip(flows, cropped, strict=True):
+            cv2.merge(tuple(planes), target)  # ten times as fast as NumPy's copy of a transposed array
+        return flows
     ratio = np.array(geometry.ratio, np.float32)
-    for target, flow in zip(flows, cropped, strict=True):
+    for target, planes in zip(flows, cropped, strict=True):
         size = (geometry.width, geometry.height)
         np.multiply(
-            cv2.resize(np.ascontiguousarray(flow), size, interpolation=cv2.INTER_LINEAR), ratio, out=target
+            cv2.resize(cv2.merge(tuple(planes)), size, interpolation=cv2.INTER_LINEAR), ratio, out=target
         )
     return flows
 

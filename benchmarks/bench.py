@@ -1,0 +1,80 @@
+"""How fast it is: engines beside OpenCV's classical flow, and the gateway beside a bare FastAPI endpoint.
+
+Everything that is compared takes turns in one run, on the same real frames of 1024x448. Wall time depends on
+what else the machine does; processor time (cpu) hardly does, and the ratios are made of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+import engines
+import gateways
+from common import HEIGHT, WIDTH, machine, read_frames, write_json
+from mcjepa_server import Settings
+from mcjepa_server.engines.select import find_model_repository
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    repository = find_model_repository(Settings())
+    frames = read_frames(engines.CLIP)
+    rounds, clients, each = (5, [1, 8], 8) if arguments.quick else (30, [1, 2, 8, 32], 64)
+    report: dict[str, Any] = {"machine": machine(arguments.threads), "size": [WIDTH, HEIGHT]}
+    report["engines"] = engines.measure(repository, frames, arguments.threads, rounds)
+    show_engines(report)
+    report["gateways"] = gateways.measure(repository, frames[:2], arguments.threads, clients, each)
+    show_gateways(report["gateways"])
+    if arguments.output:
+        write_json(arguments.output, report)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="few runs: a minute in place of ten")
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count(), metavar="N", help="of all; default one per core"
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="keep the figures as JSON")
+    arguments = parser.parse_args()
+    if arguments.threads < 1:
+        parser.error(f"--threads is {arguments.threads}, expected 1 or more")
+    return arguments
+
+
+def show_engines(report: dict[str, Any]) -> None:
+    host = report["machine"]
+    print(f"{host['processor']}, {host['cores']} cores, {host['threads']} threads, load {host['load']}")
+    print(f"\nFlow and embeddings, frames of {WIDTH}x{HEIGHT}; ms")
+    print(f"  {'':<30}{'p50':>9}{'p90':>9}{'p99':>9}{'cpu':>9}{'runs':>6}")
+    for name, row in report["engines"]["times_ms"].items():
+        cells = "".join(f"{row[key]:>9}" for key in ("p50", "p90", "p99", "cpu"))
+        print(f"  {name:<30}{cells}{row['runs']:>6}")
+    for name, value in report["engines"]["ratios"].items():
+        print(f"  {name}: {value}")
+    roof = report["engines"]["roofline"]
+    print(f"  {roof['gmac']} GMAC; a matrix product reaches {roof['gemm_gflops_per_core']} GFLOP/s a core,")
+    print(f"  openvino works at {100 * roof['share']:.0f} % of that", flush=True)
+
+
+def show_gateways(report: dict[str, Any]) -> None:
+    print("\nPairs over HTTP, PNG files in, flow out; ms")
+    print(f"  {'':<30}{'p50':>9}{'p90':>9}{'p99':>9}{'cpu':>9}{'per s':>9}")
+    for name, rows in report.items():
+        for key, row in rows.items():
+            if isinstance(row, dict):
+                cells = "".join(
+                    f"{row[cell]:>9}" for cell in ("p50", "p90", "p99", "cpu_ms_per_request", "per_s")
+                )
+                print(f"  {name + ', ' + key:<30}{cells}")
+    for name, rows in report.items():
+        print(f"  {name}: ready in {rows['ready_s']} s (cpu {rows['ready_cpu_s']} s), {rows['memory_mb']} MB")
+
+
+if __name__ == "__main__":
+    main()

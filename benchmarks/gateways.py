@@ -1,0 +1,153 @@
+"""The gateway, and a bare FastAPI endpoint around the same file, asked by the same clients in turn."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import httpx2
+from common import Uint8Array, quantiles, rounded
+
+TIMEOUT = 300.0  # s, of one request or of a start
+
+
+@dataclass
+class Running:
+    """A server: where it is, its process and what it took to start."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    ready_s: float
+    ready_cpu_s: float
+
+
+def measure(
+    repository: Path, pair: Uint8Array, threads: int, clients: list[int], each: int
+) -> dict[str, Any]:
+    """Latencies, throughput, memory and processor time of each server, for each number of clients."""
+    files = {f"frame{number}": encode_png(frame) for number, frame in enumerate(pair, start=1)}
+    with ExitStack() as stack:
+        servers = {
+            "gateway": stack.enter_context(start(gateway_command(repository), threads)),
+            "bare FastAPI": stack.enter_context(start(bare_command(repository, threads), threads)),
+        }
+        report: dict[str, Any] = {
+            name: {"ready_s": rounded(server.ready_s), "ready_cpu_s": rounded(server.ready_cpu_s)}
+            for name, server in servers.items()
+        }
+        for server in servers.values():
+            load(server, files, 1, 2)  # warms up
+        for count in clients:
+            for name, server in servers.items():
+                report[name][f"{count} clients"] = load(server, files, count, max(each, 2 * count))
+        for name, server in servers.items():
+            report[name]["memory_mb"] = round(memory(server.process.pid) / 2**20)
+    return report
+
+
+def encode_png(frame: Uint8Array) -> bytes:
+    _, data = cv2.imencode(".png", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+    return data.tobytes()
+
+
+def gateway_command(repository: Path) -> list[str]:
+    return ["-m", "mcjepa_server", "--model-repository", str(repository)]
+
+
+def bare_command(repository: Path, threads: int) -> list[str]:
+    return [str(Path(__file__).with_name("bare_fastapi.py")), str(repository), str(threads)]
+
+
+@contextmanager
+def start(command: list[str], threads: int) -> Iterator[Running]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {
+        **os.environ,
+        "MCJEPA_INTRA_OP_THREADS": str(threads),
+        "MCJEPA_MAX_QUEUE_WAIT_S": str(TIMEOUT),
+    }
+    environment |= {"MCJEPA_REQUEST_TIMEOUT_S": str(TIMEOUT), "MCJEPA_MAX_CONCURRENCY_PER_KEY": "256"}
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, *command, "--port", str(port)],
+        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        url = f"http://127.0.0.1:{port}"
+        wait_until_ready(url, process, began + TIMEOUT)
+        yield Running(url, process, time.perf_counter() - began, cpu_seconds(process.pid))
+    finally:
+        process.terminate()
+        process.wait(TIMEOUT)
+
+
+def wait_until_ready(url: str, process: subprocess.Popen[bytes], deadline: float) -> None:
+    while time.perf_counter() < deadline and process.poll() is None:
+        try:
+            if httpx2.get(f"{url}/readyz", timeout=5, trust_env=False).status_code == 200:
+                return
+        except httpx2.TransportError:
+            time.sleep(0.02)
+    raise RuntimeError(f"{url} did not become ready: {process.args!r}")
+
+
+def load(server: Running, files: dict[str, bytes], clients: int, requests: int) -> dict[str, Any]:
+    """So many requests by so many clients, each with a connection of its own."""
+    before = cpu_seconds(server.process.pid)
+    began = time.perf_counter()
+    with ThreadPoolExecutor(clients) as pool:
+        share = [requests // clients] * clients
+        parts = list(pool.map(lambda count: one_client(server.url, files, count), share))
+    elapsed = time.perf_counter() - began
+    times = [value for part in parts for value in part]
+    used = cpu_seconds(server.process.pid) - before
+    return quantiles(times) | {
+        "per_s": rounded(len(times) / elapsed),
+        "cpu_ms_per_request": rounded(1000 * used / len(times)),
+    }
+
+
+def one_client(url: str, files: dict[str, bytes], requests: int) -> list[float]:
+    times = []
+    with httpx2.Client(trust_env=False, timeout=TIMEOUT) as http:
+        for _ in range(requests):
+            began = time.perf_counter()
+            http.post(f"{url}/v1/flow", files=files).raise_for_status()
+            times.append(1000 * (time.perf_counter() - began))
+    return times
+
+
+def family(pid: int) -> list[int]:
+    """A process and its children, on Linux."""
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    found = [int(child) for child in children.read_text().split()] if children.is_file() else []
+    return [pid, *(member for child in found for member in family(child))]
+
+
+def cpu_seconds(pid: int) -> float:
+    ticks = 0
+    for member in family(pid):
+        fields = Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def memory(pid: int) -> int:
+    """Bytes of the process and its children, shared pages divided among those who share them."""
+    total = 0
+    for member in family(pid):
+        lines = Path(f"/proc/{member}/smaps_rollup").read_text().splitlines()
+        total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024
+    return total
