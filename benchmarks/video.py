@@ -33,7 +33,7 @@ from typing import Any
 import av
 import cv2
 import numpy as np
-from flow import machine, write_json
+from common import machine, write_json
 from mcjepa_client import Client
 from mcjepa_server import Settings
 from mcjepa_server.engine import Uint8Array
