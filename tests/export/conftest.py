@@ -67,7 +67,7 @@ def small_model() -> ModelConfig:
     return ModelConfig(
         EncoderConfig(widths=(8, 8, 12, 16, 16, 16), depths=(0, 1, 0, 1, 0, 1)),
         FlowConfig(match_dim=8, hidden_dim=8, widths=(16,), fine_widths=(8, 8, 8)),
-        ContentConfig(expander_dim=24, image_size=64),
+        ContentConfig(expander_dim=24, embedding_dim=20, image_size=64),
     )
 
 

@@ -32,6 +32,8 @@ if __name__ == "__main__":
     next(taken)
 """
 
+TAUGHT = {"teacher1", "teacher2", "student1", "student2", "corner"}
+
 
 def make(config: Config, steps: range) -> list[Batch]:
     return list(batches(open_sources(config), config.train.stages[0], config, steps))
@@ -61,6 +63,11 @@ def test_shapes_and_types(small_config):
         "truth": ((2, 2, *frame), torch.float32),
         "video1": ((1, 3, *frame), byte),
         "video2": ((1, 3, *frame), byte),
+        "teacher1": ((1, 3, 128, 192), byte),
+        "teacher2": ((1, 3, 128, 192), byte),
+        "student1": ((1, 3, *frame), byte),
+        "student2": ((1, 3, *frame), byte),
+        "corner": ((1, 2), torch.int64),
         "view1": ((6, 3, 64, 64), byte),
         "view2": ((6, 3, 64, 64), byte),
     }
@@ -94,7 +101,7 @@ def test_no_two_kinds_of_data_draw_the_same_numbers(small_config, monkeypatch):
     streams, default_rng = [], np.random.default_rng
     monkeypatch.setattr(np.random, "default_rng", lambda seed: streams.append(seed) or default_rng(seed))
     make(small_config, range(2))
-    assert len({tuple(seed) for seed in streams}) == 6
+    assert len({tuple(seed) for seed in streams}) == 8
 
 
 def test_a_worker_makes_the_same_batches(small_config):
@@ -200,10 +207,21 @@ def test_data_that_no_loss_needs_is_neither_asked_for_nor_loaded(small_config):
     content_only = with_data(with_loss(small_config, flow=0.0), photos=(), videos=())
     assert set(make(content_only, range(1))[0]) == {"view1", "view2"}
     flow_only = with_data(with_loss(small_config, content=0.0), images=())
-    assert set(make(flow_only, range(1))[0]) == {"known1", "known2", "truth", "video1", "video2"}
+    assert set(make(flow_only, range(1))[0]) == {"known1", "known2", "truth", "video1", "video2"} | TAUGHT
+    untaught = with_loss(flow_only, distillation=0.0)
+    assert not TAUGHT & set(make(untaught, range(1))[0])
     stage = replace(small_config.train.stages[0], video_batch=0)
     known_only = replace(flow_only, train=replace(flow_only.train, stages=(stage,)))
     assert set(make(with_data(known_only, videos=()), range(1))[0]) == {"known1", "known2", "truth"}
+
+
+def test_a_student_sees_a_part_of_the_teachers_frames_in_another_light(small_config):
+    (batch,) = make(small_config, range(1))
+    (h, w), (y, x) = small_config.train.stages[0].crop, batch["corner"][0].tolist()
+    for i in "12":
+        seen = batch[f"teacher{i}"][0, :, y : y + h, x : x + w].float()
+        changed = batch[f"student{i}"][0].float()
+        assert np.corrcoef(seen.flatten(), changed.flatten())[0, 1] > 0.9
 
 
 def test_an_empty_folder_is_an_error(small_config, tmp_path):

@@ -140,7 +140,13 @@ def test_what_cannot_be_trained_with_is_an_error_that_names_it(items, message):
         load_config("nano", items)
 
 
-NO_VIDEO_TERMS = {"photometric": 0.0, "feature": 0.0, "smoothness": 0.0, "cycle": 0.0} | {
+NO_VIDEO_TERMS = {
+    "photometric": 0.0,
+    "feature": 0.0,
+    "smoothness": 0.0,
+    "cycle": 0.0,
+    "distillation": 0.0,
+} | {
     "variance": (0.0,) * 6,
     "covariance": (0.0,) * 6,
 }

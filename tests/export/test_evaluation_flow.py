@@ -8,7 +8,8 @@ import pytest
 from mcjepa.data.benchmarks import open_benchmark
 from mcjepa.data.flow_files import write_flo, write_kitti
 from mcjepa.evaluation.flow import evaluate_flow, flow_table
-from mcjepa.predictors import dis_flow, pad_to_stride, to_square, zero_flow
+from mcjepa.pictures import pad_to_stride, to_square
+from mcjepa.predictors import dis_flow, zero_flow
 
 
 class FixedModels:

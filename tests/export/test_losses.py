@@ -373,3 +373,17 @@ def test_gradients_stay_finite_where_a_term_has_a_corner():
     terms |= losses.content_terms(z, z, config)
     losses.total(terms, 1.0).backward()
     assert all(torch.isfinite(x.grad).all() for x in (flow, feats, z))
+
+
+def test_distillation_looks_at_visible_points_only():
+    taught = torch.randn(1, 2, 4, 6, generator=torch.Generator().manual_seed(0))
+    visible = torch.zeros(1, 1, 4, 6)
+    visible[..., :3] = 1.0
+    wrong = taught.clone()
+    wrong[..., 3:] += 50.0
+    at_best = losses.distillation(taught, taught, visible)
+    torch.testing.assert_close(losses.distillation(wrong, taught, visible), at_best)
+    wrong[..., :3] += 2.0
+    torch.testing.assert_close(
+        losses.distillation(wrong, taught, visible), torch.tensor(4.01**0.7), rtol=1e-4, atol=0
+    )

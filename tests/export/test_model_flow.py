@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from mcjepa.config import EncoderConfig, FlowConfig
-from mcjepa.model.flow import FlowHead, LevelMatcher
+from mcjepa.model.flow import FlowHead, LevelMatcher, context_dim, input_dim
 from torch import Tensor
 
 WIDTHS = (16,) * 6
@@ -38,7 +38,7 @@ def config() -> FlowConfig:
 
 @pytest.fixture
 def head(config: FlowConfig) -> FlowHead:
-    torch.manual_seed(0)
+    torch.manual_seed(1)
     return FlowHead(EncoderConfig(widths=WIDTHS), config).eval()
 
 
@@ -92,7 +92,7 @@ def test_every_parameter_of_the_head_learns(head):
 def test_a_matcher_tells_the_shift_left_over_after_the_flow(config):
     """Frame 2 is 3 px away, the flow knows of 1: the displacement is the other 2."""
     torch.manual_seed(0)
-    matcher = LevelMatcher(16, replace(config, temperature=1000.0), radius=4)
+    matcher = LevelMatcher(16, replace(config, temperature=100.0), radius=4, stride=2)
     f1, f2 = waves(2, (0, 0)), waves(2, (6, -2))  # at stride 2: (3, -1) px of the grid
     flow = torch.tensor([1.0, 0.0]).reshape(1, 2, 1, 1).expand(1, 2, *f1.shape[-2:])
     corr, displacement, peak, context = matcher(f1, f2, flow)
@@ -102,13 +102,22 @@ def test_a_matcher_tells_the_shift_left_over_after_the_flow(config):
     assert corr.shape[1] == 81
     assert (peak >= 0).all()
     assert (peak <= 1).all()
-    assert context.shape[1] == config.match_dim
+    assert context.shape[1] == context_dim(config, 4)
+
+
+@pytest.mark.parametrize(
+    ("radius", "match_dim", "hidden_dim"), [(4, 32, 32), (2, 32, 32), (4, 8, 8), (3, 16, 11)]
+)
+def test_estimators_take_a_multiple_of_16_channels(radius, match_dim, hidden_dim):
+    config = FlowConfig(match_dim=match_dim, hidden_dim=hidden_dim)
+    assert input_dim(config, radius) % 16 == 0
+    assert match_dim <= context_dim(config, radius) < match_dim + 16
 
 
 def test_matching_is_in_float32_under_autocast(config):
     """The displacement is the expectation under the softmax of the correlation, as float64 has it."""
     torch.manual_seed(0)
-    matcher = LevelMatcher(16, config, radius=4)
+    matcher = LevelMatcher(16, config, radius=4, stride=8)
     f1, f2 = waves(8, (0, 0)), waves(8, (13, -9))
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         found = matcher(f1, f2, torch.zeros(1, 2, *f1.shape[-2:]))

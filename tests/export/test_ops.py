@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import cv2
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from mcjepa import ops
 from torch import Tensor
 
@@ -162,3 +165,44 @@ def test_small_inconsistencies_grow_with_the_flow():
 
     assert (visible(1.0, 0.70), visible(1.0, 0.75)) == (1.0, 0.0)  # 0.5 px^2 for small flows
     assert (visible(50.0, 6.0), visible(50.0, 8.0)) == (1.0, 0.0)  # then a tenth of the length
+
+
+@pytest.mark.parametrize(("radius", "block"), [(4, 1), (4, 2), (4, 4), (4, 8), (2, 8), (1, 16)])
+def test_correlation_by_blocks_is_the_dot_product_of_every_shift(radius, block):
+    feats1, feats2 = torch.randn(2, 2, 3, 5, 16, generator=torch.Generator().manual_seed(0))
+    corr = ops.local_correlation(feats1, feats2, radius, block)
+    padded = F.pad(feats2, [radius] * 4)
+    d = 2 * radius + 1
+    shifted = [padded[:, :, i : i + 5, j : j + 16] for i in range(d) for j in range(d)]
+    torch.testing.assert_close(corr, torch.stack([(feats1 * s).sum(1) for s in shifted], dim=1))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 60.0, 100.0])
+def test_soft_argmax_is_the_mean_shift_under_a_softmax(temperature):
+    corr = torch.rand(2, 25, 6, 7, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    displacement, peak = ops.soft_argmax(corr, torch.tensor(temperature), 2)
+    match = (corr * temperature).softmax(dim=1)
+    expected = torch.einsum("bkhw,kc->bchw", match, ops.shift_vectors(2, corr))
+    torch.testing.assert_close(displacement, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(peak, match.amax(1, keepdim=True), rtol=1e-4, atol=1e-5)
+
+
+def test_soft_argmax_of_cosines_that_are_all_low_is_finite():
+    displacement, peak = ops.soft_argmax(torch.full((1, 9, 2, 2), -0.3), torch.tensor(100.0), 1)
+    torch.testing.assert_close(displacement, torch.zeros(1, 2, 2, 2), atol=1e-3, rtol=0)
+    torch.testing.assert_close(peak, torch.full((1, 1, 2, 2), 1 / 9), rtol=1e-2, atol=0)
+
+
+def test_convex_upsampling_is_the_same_either_way():
+    flow, mask = torch.randn(2, 2, 4, 6), 3 * torch.randn(2, 9 * 16, 4, 6)
+    padded = F.pad(4 * flow, [1] * 4, mode="replicate")
+    neighbours = [padded[:, :, i : i + 4, j : j + 6] for i in range(3) for j in range(3)]
+    torch.testing.assert_close(ops._convex_sum(neighbours, mask, 4), ops.convex_upsample(flow, mask, 4))
+
+
+@pytest.mark.parametrize("size", [(128, 64), (200, 320), (65, 100)])
+def test_resize_area_is_opencvs_where_images_shrink(size):
+    image = np.random.default_rng(0).uniform(0, 255, (*size, 3)).astype(np.float32)
+    found = ops.resize_area(torch.from_numpy(image).permute(2, 0, 1)[None], 64)[0].permute(1, 2, 0)
+    expected = cv2.resize(image, (64, 64), interpolation=cv2.INTER_AREA)
+    np.testing.assert_allclose(found.numpy(), expected, atol=0.05)

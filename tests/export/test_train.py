@@ -20,7 +20,7 @@ from mcjepa.data.batches import Batch, batches, open_sources
 from mcjepa.train import Trainer, TrainingDiverged, learning_rate
 
 CPU = torch.device("cpu")
-FLOW = {"photometric", "feature", "smoothness", "cycle", "variance_covariance"} | {
+FLOW = {"photometric", "feature", "smoothness", "cycle", "variance_covariance", "distillation"} | {
     "known_motion",
     "known_motion_levels",
 }
@@ -62,9 +62,11 @@ def assert_same_state(a: Path, b: Path) -> None:
     assert first.step == second.step
     assert first.weights_sha256 == second.weights_sha256
     state1, state2 = checkpoint.load_training_state(first.path), checkpoint.load_training_state(second.path)
-    assert state1["state"].keys() == state2["state"].keys()
-    for number, values in state1["state"].items():
-        assert all(torch.equal(v, state2["state"][number][k]) for k, v in values.items())
+    assert all(torch.equal(v, state2["model"][k]) for k, v in state1["model"].items())
+    moments1, moments2 = state1["optimizer"]["state"], state2["optimizer"]["state"]
+    assert moments1.keys() == moments2.keys()
+    for number, values in moments1.items():
+        assert all(torch.equal(v, moments2[number][k]) for k, v in values.items())
 
 
 @pytest.fixture
@@ -244,7 +246,7 @@ def test_without_content_flow_waits_for_nothing(small_config, tmp_path):
 
 def test_clipping_keeps_the_weights_of_flow_and_content(small_config, tmp_path):
     """With a limit so low that both are clipped, their gradients are as their weights."""
-    config = with_train(with_loss(small_config, flow=0.1, content=0.5), clip_norm=1e-3)
+    config = with_train(with_loss(small_config, flow=0.1, content=0.5), clip_norm=1e-3, balance="clip")
     trainer, sizes = Trainer(config, tmp_path, CPU), {}
     batch = step_batch(config)
     for name, terms in (("flow", trainer.flow_terms(batch)), ("content", trainer.content_terms(batch))):
@@ -254,8 +256,55 @@ def test_clipping_keeps_the_weights_of_flow_and_content(small_config, tmp_path):
     assert sizes == pytest.approx({"flow": 1e-4, "content": 5e-4}, rel=1e-2)
 
 
+def test_normalising_brings_what_reaches_the_encoder_to_the_weights_of_flow_and_content(
+    small_config, tmp_path
+):
+    config = with_train(with_loss(small_config, flow=0.1, content=0.5), clip_norm=3.0)
+    trainer, sizes = Trainer(config, tmp_path, CPU), {}
+    batch = step_batch(config)
+    for name, terms in (("flow", trainer.flow_terms(batch)), ("content", trainer.content_terms(batch))):
+        gradients: list[torch.Tensor | None] = [None] * len(trainer.parameters)
+        trainer._accumulate(gradients, terms, getattr(config.loss, name), f"grad_{name}")
+        of_encoder = zip(trainer.parameters, gradients, strict=True)
+        shared = [g for p, g in of_encoder if g is not None and id(p) in trainer.shared]
+        sizes[name] = math.sqrt(sum(float(g.square().sum()) for g in shared))
+    assert sizes == pytest.approx({"flow": 0.3, "content": 1.5}, rel=1e-3)
+
+
+def test_checkpoints_hold_the_average_of_the_weights(small_config, tmp_path, monkeypatch):
+    config, seen = with_train(small_config, ema_decay=0.5), []
+    step = Trainer.train_step
+
+    def watching(self: Trainer, batch: Batch) -> dict[str, torch.Tensor]:
+        terms = step(self, batch)
+        seen.append(self.model.encoder.down[0].weight.detach().clone())
+        return terms
+
+    monkeypatch.setattr(Trainer, "train_step", watching)
+    train.train(config, tmp_path, device="cpu")
+    expected = seen[0]
+    for weights in seen[1:]:
+        expected = 0.5 * expected + 0.5 * weights
+    torch.testing.assert_close(checkpoint.load(tmp_path).model.encoder.down[0].weight, expected)
+
+
+def test_the_teacher_sees_more_of_the_same_frames(small_config, tmp_path):
+    """What it teaches is its own flow, cut where the student's crop was cut."""
+    trainer = Trainer(small_config, tmp_path, CPU)
+    for estimator in (trainer.average.module.flow_head.coarse, trainer.average.module.flow_head.fine):
+        torch.nn.init.normal_(estimator.head.weight, std=0.1)
+    batch = step_batch(small_config)
+    taught, visible = trainer.teach(batch)
+    with torch.no_grad():
+        whole = trainer.average.module(batch["teacher1"], batch["teacher2"]).flow
+    (y, x), (h, w) = batch["corner"][0].tolist(), small_config.train.stages[0].crop
+    torch.testing.assert_close(taught, whole[:, :, y : y + h, x : x + w], rtol=1e-3, atol=1e-3)
+    assert visible.shape == (1, 1, h, w)
+    assert not taught.requires_grad
+
+
 def test_the_gradient_of_a_step_is_the_sum_of_flow_and_content(small_config, tmp_path):
-    config = with_train(small_config, clip_norm=1e9)
+    config = with_train(small_config, clip_norm=1e9, balance="clip")
     trainer = Trainer(config, tmp_path, CPU)
     batch = step_batch(config)
     total = sum((trainer.flow_terms(batch) | trainer.content_terms(batch)).values())

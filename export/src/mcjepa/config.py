@@ -23,28 +23,39 @@ T = TypeVar("T")
 MAY_BE_0 = {
     "model.encoder.depths",
     "model.encoder.layer_scale",
+    "model.content.whitening",
     "data.workers",
     "train.minutes",
     "train.warmup_steps",
     "train.weight_decay",
     "train.content_warmup",
+    "train.ema_decay",
     "train.seed",
     "train.checkpoint_minutes",
     "train.stages.batch",
     "train.stages.video_batch",
     "train.stages.image_batch",
 }
-AT_MOST_1 = {"data.view_min_area", "train.content_warmup", "train.stages.until"}
+AT_MOST_1 = {
+    "data.view_min_area",
+    "model.content.whitening",
+    "train.content_warmup",
+    "train.ema_decay",
+    "train.stages.until",
+}
 MULTIPLES_OF_64 = {"model.content.image_size", "train.stages.crop", "train.stages.image_crop"}
 LENGTHS = {
     "model.encoder.widths": 6,  # levels, strides 2 to 64
     "model.encoder.depths": 6,
+    "model.encoder.kernels": 6,
     "model.flow.fine_widths": 3,  # convolutions, dilations 1, 2, 4
     "loss.variance": 6,
     "loss.covariance": 6,
 }
+BALANCES = ("normalise", "clip")
 KNOWN_MOTION_TERMS = ("known_motion", "known_motion_levels")
-VIDEO_TERMS = ("photometric", "feature", "smoothness", "cycle", "variance", "covariance")
+PAPER_VIDEO_TERMS = ("photometric", "feature", "smoothness", "cycle", "variance", "covariance")
+VIDEO_TERMS = (*PAPER_VIDEO_TERMS, "distillation")
 CONTENT_TERMS = ("invariance", "content_variance", "content_covariance")
 
 
@@ -58,6 +69,15 @@ class EncoderConfig:
 
     widths: tuple[int, ...] = (16, 32, 64, 128, 192, 256)
     depths: tuple[int, ...] = (0, 1, 2, 3, 2, 1)  # ConvNeXt blocks a level
+    kernels: tuple[int, ...] = (
+        3,
+        3,
+        3,
+        7,
+        7,
+        7,
+    )  # of their depthwise convolutions, odd; large ones are slow at fine levels
+    expansion: int = 2  # hidden channels of a block's MLP, times its width; 4 in the paper
     layer_scale: float = 0.1  # 1e-6 (the usual value) keeps the blocks asleep in short training runs
 
 
@@ -69,7 +89,7 @@ class FlowConfig:
     hidden_dim: int = 32  # channels handed from one level to the next
     radius: int = 4  # correlation radius at strides 32..8, in pixels of the level
     fine_radius: int = 2  # the same at stride 4
-    widths: tuple[int, ...] = (88, 64, 48, 48)  # estimator shared by strides 32..8
+    widths: tuple[int, ...] = (64, 64, 48, 48)  # estimator shared by strides 32..8
     fine_widths: tuple[int, ...] = (32, 32, 32)  # slim estimator at stride 4, dilations 1, 2, 4
     temperature: float = 60.0  # initial, on cosine similarities
     max_flow: float = 512.0  # px at full resolution; flow is clipped here at every level
@@ -77,10 +97,12 @@ class FlowConfig:
 
 @dataclass(frozen=True)
 class ContentConfig:
-    """Embedding (pooled last level) and the expander, which exists in training only."""
+    """Embedding (whitened statistics of the coarse levels) and the expander, for training only."""
 
     expander_dim: int = 768
-    image_size: int = 64  # side S of the images that the embedding model takes
+    embedding_dim: int = 256
+    whitening: float = 0.35  # power of the variances, 0 (PCA) to 0.5 (all the same)
+    image_size: int = 128  # side S of the images that the embedding model takes
 
 
 @dataclass(frozen=True)
@@ -102,6 +124,8 @@ class LossConfig:
     # variance and covariance of the features of levels 1 (finest) to 6
     variance: tuple[float, ...] = (0.01, 0.01, 0.01, 0.01, 0.001, 0.0001)
     covariance: tuple[float, ...] = (0.04, 0.04, 0.001, 0.0, 0.0, 0.0)
+    # ours on video pairs: the averaged weights, which see more of the frames, teach changed crops of them
+    distillation: float = 0.3
     # on known-motion pairs
     known_motion: float = 1.0
     known_motion_levels: float = 0.15  # the same on every intermediate flow
@@ -145,7 +169,11 @@ class TrainConfig:
     lr: float = 6e-4
     warmup_steps: int = 200
     weight_decay: float = 1e-4
-    clip_norm: float = 1.0  # of the gradients of the flow and the content losses, each on its own
+    # clip_norm is for the gradients of the flow and the content losses, each on its own: "normalise" scales
+    # what reaches the encoder to this norm, "clip" only what is above it
+    balance: str = "normalise"
+    clip_norm: float = 1.0
+    ema_decay: float = 0.998  # of the averaged weights, those that are exported
     content_warmup: float = 0.02  # share of the run before flow starts
     bf16: bool = True
     seed: int = 0
@@ -187,8 +215,15 @@ def validate(config: Config) -> None:
             raise ConfigError(f"{name} must have {length} values, got {len(value)}: {list(value)}")
     _check_course(config.train.stages)
     _check_losses(config.loss)
+    if config.train.balance not in BALANCES:
+        raise ConfigError(f"train.balance must be one of {', '.join(BALANCES)}, got {config.train.balance!r}")
     for i, stage in enumerate(config.train.stages):
         _check_batches(f"train.stages[{i}]", stage, config.loss)
+
+
+def in_use(loss: LossConfig, terms: Sequence[str]) -> bool:
+    """Whether any of the named terms has a weight above 0."""
+    return any(value > 0 for term in terms for _, value in _leaves(getattr(loss, term), term))
 
 
 def from_dict(cls: type[T], tree: Mapping[str, Any], where: str = "") -> T:
@@ -245,9 +280,9 @@ def _check_course(stages: Sequence[StageConfig]) -> None:
 def _check_losses(loss: LossConfig) -> None:
     if loss.flow == 0 and loss.content == 0:
         raise ConfigError("loss.flow or loss.content must be above 0, got 0 for both")
-    if loss.flow > 0 and not _in_use(loss, KNOWN_MOTION_TERMS + VIDEO_TERMS):
+    if loss.flow > 0 and not in_use(loss, KNOWN_MOTION_TERMS + VIDEO_TERMS):
         raise _without_terms("loss.flow", loss.flow, KNOWN_MOTION_TERMS + VIDEO_TERMS)
-    if loss.content > 0 and not _in_use(loss, CONTENT_TERMS):
+    if loss.content > 0 and not in_use(loss, CONTENT_TERMS):
         raise _without_terms("loss.content", loss.content, CONTENT_TERMS)
 
 
@@ -264,15 +299,11 @@ def _check_batches(where: str, stage: StageConfig, loss: LossConfig) -> None:
             f"{where}: batch + video_batch must be at least 1 while loss.flow is above 0, got 0"
         )
     terms = (KNOWN_MOTION_TERMS if stage.batch else ()) + (VIDEO_TERMS if stage.video_batch else ())
-    if not _in_use(loss, terms):
+    if not in_use(loss, terms):
         raise ConfigError(
             f"{where}: batch {stage.batch} and video_batch {stage.video_batch} need one of loss."
             f"{', loss.'.join(terms)} above 0, got 0 for all"
         )
-
-
-def _in_use(loss: LossConfig, terms: Sequence[str]) -> bool:
-    return any(value > 0 for term in terms for _, value in _leaves(getattr(loss, term), term))
 
 
 def _without_terms(name: str, weight: float, terms: Sequence[str]) -> ConfigError:

@@ -122,7 +122,17 @@ def variance_covariance(feats: Sequence[Tensor], config: LossConfig) -> Tensor:
 
 def known_motion(flow: Tensor, truth: Tensor) -> Tensor:
     """Ours: mean of (|du| + |dv| + 0.01)^0.7 px against a known flow, a robust loss after PWC-Net's."""
-    return ((flow - truth).abs().sum(1) + 0.01).pow(0.7).mean()
+    return _robust_distance(flow, truth).mean()
+
+
+def distillation(flow: Tensor, taught: Tensor, visible: Tensor) -> Tensor:
+    """Ours, after ARFlow (Liu et al., 2020): `known_motion` to a taught flow, where that is visible."""
+    return masked_mean(_robust_distance(flow, taught), visible)
+
+
+def _robust_distance(flow: Tensor, truth: Tensor) -> Tensor:
+    """(B, 2, H, W) px twice -> (B, 1, H, W)."""
+    return ((flow - truth).abs().sum(1, keepdim=True) + 0.01).pow(0.7)
 
 
 def known_motion_levels(levels: Sequence[Tensor], truth: Tensor) -> Tensor:

@@ -4,7 +4,9 @@ mcjepa_flow                frames uint8 (B, N, H, W, 3) -> flow (B, N-1, 2, H, W
 mcjepa_flow_bidirectional  the same, and flow_backward (B, N-1, 2, H, W), frame i+1 -> i
 mcjepa_embed               images uint8 (B, S, S, 3) -> embedding (B, D), features (B, C, S/8, S/8)
 
-Normalisation is inside the graph; each frame of a clip is encoded once. H and W are multiples of 64.
+Normalisation is inside the graph; each frame of a clip is encoded once for all its flows. The embedding of a
+frame is that of the frame scaled to S x S, so that it can be compared with those of `mcjepa_embed`. H and W
+are multiples of 64.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from mcjepa import ops
 from mcjepa.model import MCJEPA
 from mcjepa.model.joint import STRIDE
 
@@ -36,8 +39,10 @@ class FlowModel(nn.Module):
 
     def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
         b, n, h, w, _ = frames.shape
-        feats = self.model.encode(frames.reshape(b * n, h, w, 3).permute(0, 3, 1, 2))
-        embedding = self.model.embed(feats).reshape(b, n, -1)  # (B, N, D)
+        images = frames.reshape(b * n, h, w, 3).permute(0, 3, 1, 2).float()
+        feats = self.model.encode(images)
+        small = ops.resize_area(images, self.model.config.content.image_size)
+        embedding = self.model.embed(self.model.encode(small)).reshape(b, n, -1)  # (B, N, D)
         clips = [f.reshape(b, n, *f.shape[1:]) for f in feats]
         feats1 = [f[:, :-1].flatten(0, 1) for f in clips]  # (B * (N-1), C, h, w)
         feats2 = [f[:, 1:].flatten(0, 1) for f in clips]

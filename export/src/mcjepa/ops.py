@@ -42,19 +42,40 @@ def inside(flow: Tensor) -> Tensor:
     return ok[:, None].to(flow.dtype)
 
 
-def local_correlation(feats1: Tensor, feats2: Tensor, radius: int) -> Tensor:
+def local_correlation(feats1: Tensor, feats2: Tensor, radius: int, block: int = 1) -> Tensor:
     """Dot products of each position of frame 1 with the (2r+1)^2 positions around it in frame 2.
 
     feats1, feats2 (B, C, H, W) -> (B, (2r+1)^2, H, W); channel (dy + r) * (2r+1) + (dx + r) holds shift
     (dx, dy); zero outside the frame. Equation 2 of PWC-Net (Sun et al., 2018) without the 1/C, for normalised
-    features.
+    features. W is a multiple of `block`: each run of `block` positions meets each of its 2r+1 rows of
+    candidates in one matrix product. That costs (block + 2r) / (2r+1) times the products needed, and no large
+    intermediate.
     """
-    h, w = feats1.shape[-2:]
-    d = 2 * radius + 1
-    padded = F.pad(feats2, [radius] * 4)
-    columns = torch.stack([padded[..., j : j + w] for j in range(d)], dim=2)  # (B, C, d, H + 2r, W)
-    rows = [(feats1.unsqueeze(2) * columns[:, :, :, i : i + h]).sum(1) for i in range(d)]  # each (B, d, H, W)
-    return torch.cat(rows, dim=1)
+    b, c, h, w = feats1.shape
+    d, runs = 2 * radius + 1, w // block
+    source = feats1.permute(0, 2, 3, 1).reshape(b * h * runs, block, c)
+    candidates = _candidates(feats2, radius, block)  # (B, H + 2r, runs, block + 2r, C)
+    rows = []
+    for i in range(d):
+        target = candidates[:, i : i + h].reshape(b * h * runs, block + 2 * radius, c)
+        products = torch.bmm(
+            source, target.transpose(1, 2)
+        )  # (., block, block + 2r): wanted is a diagonal band
+        skewed = F.pad(products.flatten(1), [0, block]).reshape(-1, block, block + d)
+        rows.append(skewed[..., :d])
+    return torch.cat(rows, dim=2).reshape(b, h, w, d * d).permute(0, 3, 1, 2)
+
+
+def _candidates(feats2: Tensor, radius: int, block: int) -> Tensor:
+    """What each run of `block` positions may match in its row.
+
+    feats2 (B, C, H, W) -> (B, H + 2r, W / block, block + 2r, C).
+    """
+    runs, more = feats2.shape[-1] // block, -(-2 * radius // block)  # runs that overhang to the right
+    padded = F.pad(feats2, [radius, more * block - radius, radius, radius]).permute(0, 2, 3, 1)
+    cells = padded.reshape(*padded.shape[:2], runs + more, block, padded.shape[-1])
+    spread = torch.cat([cells[:, :, i : i + runs] for i in range(more + 1)], dim=3)
+    return spread[:, :, :, : block + 2 * radius]
 
 
 def shift_vectors(radius: int, like: Tensor) -> Tensor:
@@ -62,6 +83,21 @@ def shift_vectors(radius: int, like: Tensor) -> Tensor:
     r = torch.arange(-radius, radius + 1, device=like.device, dtype=like.dtype)
     dy, dx = torch.meshgrid(r, r, indexing="ij")
     return torch.stack([dx.flatten(), dy.flatten()], dim=1)
+
+
+def soft_argmax(corr: Tensor, temperature: Tensor, radius: int) -> tuple[Tensor, Tensor]:
+    """Expected shift and greatest weight under softmax(temperature * corr), corr cosines in -1 .. 1.
+
+    corr (B, (2r+1)^2, H, W) -> displacement (B, 2, H, W) px of this grid, (dx, dy), and peak (B, 1, H, W) in
+    0 .. 1. Cosines have a bound, so that with temperatures to 100 no maximum has to be taken off the
+    exponent; numerators and denominator are one product.
+    """
+    weights = torch.exp(temperature * (corr - 0.5))
+    shifts = shift_vectors(radius, corr)  # ((2r+1)^2, 2)
+    rows = torch.cat([shifts, torch.ones_like(shifts[:, :1])], dim=1).T[..., None, None]
+    sums = F.conv2d(weights, rows)
+    total = sums[:, 2:] + 1e-37
+    return sums[:, :2] / total, weights.amax(dim=1, keepdim=True) / total
 
 
 def upsample_flow_bilinear(flow: Tensor) -> Tensor:
@@ -77,10 +113,46 @@ def convex_upsample(flow: Tensor, mask: Tensor, factor: int) -> Tensor:
     """
     b, _, h, w = flow.shape
     padded = F.pad(factor * flow, [1] * 4, mode="replicate")
-    neighbours = torch.stack([padded[:, :, i : i + h, j : j + w] for i in range(3) for j in range(3)], dim=2)
-    weights = mask.reshape(b, 9, factor * factor, h, w).softmax(dim=1)
-    fine = [(weights * neighbours[:, c].unsqueeze(2)).sum(1) for c in range(2)]  # each (B, factor^2, H, W)
-    return torch.cat([F.pixel_shuffle(f, factor) for f in fine], dim=1)
+    neighbours = [padded[:, :, i : i + h, j : j + w] for i in range(3) for j in range(3)]
+    if torch.compiler.is_exporting():
+        return _convex_sum(neighbours, mask, factor)
+    vectors = torch.stack(neighbours, dim=-1).permute(0, 2, 3, 1, 4).reshape(b * h * w, 2, 9)
+    weights = mask.permute(0, 2, 3, 1).reshape(b * h * w, 9, factor * factor).softmax(dim=1)
+    with torch.autocast(flow.device.type, enabled=False):  # bfloat16 would round the flow
+        fine = torch.bmm(vectors, weights).reshape(b, h, w, 2, factor, factor)
+    return fine.permute(0, 3, 1, 4, 2, 5).reshape(b, 2, factor * h, factor * w)
+
+
+def _convex_sum(neighbours: list[Tensor], mask: Tensor, factor: int) -> Tensor:
+    """The same with channels first, neighbour by neighbour: torch trains slower so, runtimes infer faster."""
+    n = factor * factor
+    logits = [mask[:, k * n : (k + 1) * n] for k in range(9)]  # each (B, factor^2, H, W)
+    top = logits[0]
+    for logit in logits[1:]:
+        top = torch.maximum(top, logit)
+    weights = [torch.exp(logit - top) for logit in logits]
+    total = sum(weights[1:], weights[0])
+    fine = []
+    for c in range(2):
+        terms = [w * v[:, c : c + 1] for w, v in zip(weights, neighbours, strict=True)]
+        fine.append(F.pixel_shuffle(sum(terms[1:], terms[0]) / total, factor))
+    return torch.cat(fine, dim=1)
+
+
+def resize_area(images: Tensor, side: int) -> Tensor:
+    """Images (B, C, H, W) averaged over equal areas to (B, C, side, side): cv2.INTER_AREA for shrinking."""
+    h, w = images.shape[-2:]
+    rows, columns = _area_weights(h, side, images), _area_weights(w, side, images)
+    return rows @ (images @ columns.T)
+
+
+def _area_weights(size: int, side: int, like: Tensor) -> Tensor:
+    """Share of each of `size` pixels in each of `side` equal parts of a row: (side, size), rows sum to 1."""
+    part = size / side
+    starts = torch.arange(side, device=like.device, dtype=like.dtype)[:, None] * part
+    pixels = torch.arange(size, device=like.device, dtype=like.dtype)[None, :]
+    overlap = torch.minimum(starts + part, pixels + 1) - torch.maximum(starts, pixels)
+    return overlap.clamp(min=0.0) / part
 
 
 def occlusion_mask(flow12: Tensor, flow21: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ from torch import nn
 from mcjepa.data.files import decode_rgb, list_images
 from mcjepa.model import MCJEPA
 from mcjepa.onnx_export import Graph, graphs
-from mcjepa.predictors import OnnxModels, to_square
+from mcjepa.pictures import to_square
+from mcjepa.predictors import OnnxModels
 
 SIZES = ((128, 192), (256, 448), (448, 1024))  # (H, W) px
 FLOW_LIMIT = 0.01  # px, the largest difference of any vector

@@ -15,8 +15,8 @@ import onnxruntime as ort
 import torch
 
 from mcjepa.model import MCJEPA
-from mcjepa.model.joint import STRIDE
 from mcjepa.onnx_export import FEATURE_LEVEL
+from mcjepa.pictures import pad_to_stride, to_square, to_tensor
 from mcjepa.triton_config import read_parameters
 
 FlowPredictor = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -131,28 +131,3 @@ def crop_features(feats: np.ndarray, img: np.ndarray) -> np.ndarray:
     """Features (C, h, w) of the padded image without the cells that hold nothing of `img` (H, W, 3)."""
     cell = 2 ** (FEATURE_LEVEL + 1)
     return feats[:, : -(-img.shape[0] // cell), : -(-img.shape[1] // cell)]
-
-
-def pad_to_stride(img: np.ndarray) -> np.ndarray:
-    """Repeat the last row and column until H and W are multiples of the stride."""
-    h, w = img.shape[:2]
-    return np.pad(img, ((0, -h % STRIDE), (0, -w % STRIDE), (0, 0)), mode="edge")
-
-
-def to_square(img: np.ndarray, side: int) -> np.ndarray:
-    """The whole image as (side, side, 3): axes that shrink are averaged, then axes that grow interpolated.
-
-    The gateway prepares images for `mcjepa_embed` in the same way.
-    """
-    h, w = img.shape[:2]
-    shrunk = (min(w, side), min(h, side))
-    if shrunk != (w, h):
-        img = cv2.resize(img, shrunk, interpolation=cv2.INTER_AREA)
-    if shrunk != (side, side):
-        img = cv2.resize(img, (side, side), interpolation=cv2.INTER_LINEAR)
-    return img
-
-
-def to_tensor(images: Sequence[np.ndarray]) -> torch.Tensor:
-    """Images (H, W, 3) -> (B, 3, H, W)."""
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)

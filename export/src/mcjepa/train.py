@@ -8,16 +8,18 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from mcjepa import checkpoint, losses, run_folder
+from mcjepa import checkpoint, losses, ops, run_folder
 from mcjepa.config import Config, StageConfig, to_dict, validate
 from mcjepa.data.batches import Batch, Sources, batches, open_sources
 from mcjepa.model import MCJEPA
+from mcjepa.whiten import fit_whitening
 
 ENDLESS = 10**9  # steps, for runs that end by the clock
 
@@ -69,11 +71,19 @@ class Trainer:
         model = MCJEPA(config.model).to(device)
         self.model: MCJEPA = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.parameters = list(self.model.parameters())
+        self.shared = {id(p) for p in self.model.encoder.parameters()}
+        self.average = AveragedModel(
+            self.model, multi_avg_fn=get_ema_multi_avg_fn(config.train.ema_decay), use_buffers=True
+        )
         self.optimizer = torch.optim.AdamW(
             _parameter_groups(self.model, config.train.weight_decay), lr=config.train.lr
         )
         self.progress = Progress(config)
         self.stop = False
+
+    def averaged(self) -> MCJEPA:
+        """The model with the averaged weights: what is saved, exported, and teaches."""
+        return cast(MCJEPA, self.average.module)
 
     def restore(self, init: Path | None) -> None:
         """Continue the run's newest checkpoint, or start, from the weights of `init` if given."""
@@ -82,18 +92,23 @@ class Trainer:
             self._resume(found[-1])
         elif init is not None:
             self.model.load_state_dict(checkpoint.load(init).model.state_dict())
+            self.averaged().load_state_dict(self.model.state_dict())
 
     def _resume(self, path: Path) -> None:
         saved = checkpoint.load(path)
         if _identity(saved.config) != _identity(self.config):
             raise ValueError(f"{path} was trained with another configuration; choose another run folder")
-        self.model.load_state_dict(saved.model.state_dict())
-        self.optimizer.load_state_dict(checkpoint.load_training_state(path))
+        state = checkpoint.load_training_state(path)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.averaged().load_state_dict(saved.model.state_dict())
+        self.average.n_averaged.fill_(saved.step)
         self.progress = Progress(self.config, saved.step, saved.minutes)
 
     def run_to_end(self, sources: Sources) -> Path:
         """Run all stages; always leaves a checkpoint of the last step."""
         run_folder.keep_metrics(self.run, self.progress.step)
+        self.images = sources.images
         self.progress.started = time.monotonic()
         previous = {s: signal.signal(s, self._request_stop) for s in (signal.SIGTERM, signal.SIGINT)}
         try:
@@ -151,6 +166,7 @@ class Trainer:
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
         self.optimizer.step()
+        self.average.update_parameters(self.model)
         return terms
 
     def _flow_is_due(self) -> bool:
@@ -161,40 +177,74 @@ class Trainer:
     def _accumulate(
         self, gradients: list[Tensor | None], terms: dict[str, Tensor], weight: float, name: str
     ) -> dict[str, Tensor]:
-        """Add the gradient of one group, clipped on its own: else the larger group drowns the other one."""
+        """Add the gradient of one group, scaled on its own: else the larger group drowns the other one."""
         self.optimizer.zero_grad(set_to_none=True)
         losses.total(terms, weight).backward()  # type: ignore[no-untyped-call]
-        # the limit scales with the weight: else clipping would undo loss.flow and loss.content
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.train.clip_norm * weight)
+        # the limit scales with the weight: else scaling would undo loss.flow and loss.content
+        limit = self.config.train.clip_norm * weight
+        if self.config.train.balance == "clip":
+            norm = nn.utils.clip_grad_norm_(self.parameters, limit)
+        else:
+            norm = self._normalise(limit)
         for i, parameter in enumerate(self.parameters):
             if parameter.grad is not None:
                 gradients[i] = parameter.grad if gradients[i] is None else gradients[i] + parameter.grad
         return {k: v.detach() for k, v in terms.items()} | {name: norm}
 
+    def _normalise(self, size: float) -> Tensor:
+        """Scale all gradients so that those of the encoder have norm `size`; returns what it was."""
+        shared = [p.grad for p in self.parameters if p.grad is not None and id(p) in self.shared]
+        norm = nn.utils.get_total_norm(shared)
+        torch._foreach_mul_([p.grad for p in self.parameters if p.grad is not None], size / (norm + 1e-8))
+        return norm
+
     def flow_terms(self, batch: Batch) -> dict[str, Tensor]:
-        """The weighted terms of L_flow, in one pass: known-motion pairs forward, video pairs both ways."""
-        known, video = _count(batch, "known1"), _count(batch, "video1")
-        frames = [batch[k] for k in ("known1", "known2", "video1", "video2") if k in batch]
+        """The weighted terms of L_flow, in one pass: video pairs both ways, the others forward."""
+        known, student, video = (_count(batch, k) for k in ("known1", "student1", "video1"))
+        frames = [batch[k + i] for k in ("known", "student", "video") for i in "12" if k + i in batch]
         with self._autocast():
             feats = self.model.encode(torch.cat(frames).contiguous(memory_format=torch.channels_last))
-            first, second = _pair_indices(known, video, self.device)
+            first, second = _pair_indices(known, student, video, self.device)
             feats1, feats2 = [f[first] for f in feats], [f[second] for f in feats]
             out = self.model.flow(feats1, feats2)
         terms: dict[str, Tensor] = {}
         if video:
             terms |= losses.video_terms(
-                _video_batch(batch, feats1, feats2, out.flow, known, video), self.config.loss
+                _video_batch(batch, feats1, feats2, out.flow, known + student, video), self.config.loss
             )
+        if student:
+            taught = losses.distillation(out.flow[known : known + student], *self.teach(batch))
+            terms["distillation"] = self.config.loss.distillation * taught
         if known:
             levels = [f[:known] for f in out.levels]
             terms |= losses.known_motion_terms(out.flow[:known], levels, batch["truth"], self.config.loss)
         return terms
 
+    @torch.no_grad()
+    def teach(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What the averaged weights see in the wider frames, cut to the student's crop.
+
+        -> flow (V, 2, h, w) px, and visible (V, 1, h, w), 1.0 where it can be trusted.
+        """
+        teacher = self.averaged().eval()
+        with self._autocast():
+            feats = teacher.encode(torch.cat([batch["teacher1"], batch["teacher2"]]))
+            v = _count(batch, "teacher1")
+            one, two = [f[:v] for f in feats], [f[v:] for f in feats]
+            flow12, flow21 = teacher.flow(one, two).flow, teacher.flow(two, one).flow
+        visible = ops.occlusion_mask(flow12, flow21)
+        h, w = batch["student1"].shape[-2:]
+        cut = [
+            (f[:, y : y + h, x : x + w], m[:, y : y + h, x : x + w])
+            for f, m, (y, x) in zip(flow12, visible, batch["corner"].tolist(), strict=True)
+        ]
+        return torch.stack([f for f, _ in cut]), torch.stack([m for _, m in cut])
+
     def content_terms(self, batch: Batch) -> dict[str, Tensor]:
         """The weighted terms of L_content on two views of the still images."""
         views = torch.cat([batch["view1"], batch["view2"]]).contiguous(memory_format=torch.channels_last)
         with self._autocast():
-            z = self.model.expand(self.model.embed(self.model.encode(views)))
+            z = self.model.expand(self.model.encode(views))
         z1, z2 = z.float().chunk(2)
         return losses.content_terms(z1, z2, self.config.loss)
 
@@ -218,13 +268,15 @@ class Trainer:
         bar.set_postfix_str(_format(terms))
 
     def _save(self) -> Path:
+        if self.images is not None:
+            fit_whitening(self.averaged(), self.images)
         return checkpoint.save(
             self.run,
-            self.model,
+            self.averaged(),
             self.config,
             self.progress.step,
             self.progress.spent(),
-            self.optimizer.state_dict(),
+            {"optimizer": self.optimizer.state_dict(), "model": self.model.state_dict()},
         )
 
 
@@ -241,11 +293,15 @@ def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, A
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
 
-def _pair_indices(known: int, video: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Rows of the encoded frames that make the pairs: known forward, video forward, video backward."""
-    k, v = torch.arange(known), torch.arange(video)
-    first, second = 2 * known + v, 2 * known + video + v
-    return torch.cat([k, first, second]).to(device), torch.cat([known + k, second, first]).to(device)
+def _pair_indices(known: int, student: int, video: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Rows of the encoded frames that make the pairs: known, student, video, video backward."""
+    k, s, v = (
+        torch.arange(known),
+        2 * known + torch.arange(student),
+        2 * (known + student) + torch.arange(video),
+    )
+    firsts, seconds = torch.cat([k, s, v, v + video]), torch.cat([k + known, s + student, v + video, v])
+    return firsts.to(device), seconds.to(device)
 
 
 def _video_batch(

@@ -42,7 +42,7 @@ def parameters(config: Config, model_version: str, weights_sha256: str, training
     return Parameters(
         model_version=model_version,
         weights_sha256=weights_sha256,
-        embedding_size=str(config.model.encoder.widths[-1]),
+        embedding_size=str(config.model.content.embedding_dim),
         embed_image_size=str(config.model.content.image_size),
         training_summary=training_summary,
     )
@@ -86,7 +86,7 @@ def _shapes(config: Config) -> dict[str, list[int]]:
         "images": [side, side, 3],
         "flow": [-1, 2, -1, -1],
         "flow_backward": [-1, 2, -1, -1],
-        "embedding": [encoder.widths[-1]],
-        "embeddings": [-1, encoder.widths[-1]],  # one a frame
+        "embedding": [config.model.content.embedding_dim],
+        "embeddings": [-1, config.model.content.embedding_dim],  # one a frame
         "features": [encoder.widths[FEATURE_LEVEL], cell, cell],
     }

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mcjepa.config import Config, StageConfig
-from mcjepa.data.augment import two_views
+from mcjepa.config import PAPER_VIDEO_TERMS, Config, LossConfig, StageConfig, in_use
+from mcjepa.data.augment import photometric, two_views
 from mcjepa.data.images import ImageSet, open_images
 from mcjepa.data.known_motion import compose_pair
 from mcjepa.data.video import FramePairs, open_pairs
@@ -29,7 +29,9 @@ from mcjepa.data.video import FramePairs, open_pairs
 Batch = dict[str, Tensor]
 
 WORKER_TIMEOUT = 300  # s without a batch, the first one included, after which a worker counts as hung
-KNOWN_MOTION, VIDEO, VIEWS = range(3)  # kinds of data: each draws from a random stream of its own
+TEACHER_MARGIN = 64  # px of height and width by which a teacher sees more of a frame, a multiple of 64
+# kinds of data: each draws from a random stream of its own
+KNOWN_MOTION, VIDEO, VIEWS, DISTILLATION = range(4)
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,15 @@ class StepBatches(Dataset[Batch]):
     or content alone can be compared.
 
     known1, known2 (K, 3, h, w), truth (K, 2, h, w) px; video1, video2 (V, 3, h, w);
-    view1, view2 (N, 3, s, s).
+    teacher1, teacher2 (V, 3, h + 64, w + 64), student1, student2 (V, 3, h, w) in another light,
+    corner (V, 2) px, (y, x), of the student's crop in the teacher's; view1, view2 (N, 3, s, s).
     """
 
-    def __init__(self, sources: Sources, stage: StageConfig, seed: int, view_min_area: float) -> None:
+    def __init__(
+        self, sources: Sources, stage: StageConfig, seed: int, view_min_area: float, loss: LossConfig
+    ) -> None:
         self.sources, self.stage, self.seed, self.view_min_area = sources, stage, seed, view_min_area
+        self.loss = loss
 
     def __getitem__(self, step: int) -> Batch:
         def rng(kind: int) -> np.random.Generator:
@@ -79,7 +85,10 @@ class StepBatches(Dataset[Batch]):
         if self.sources.photos is not None and self.stage.batch:
             batch |= self._known_motion(self.sources.photos, rng(KNOWN_MOTION))
         if self.sources.videos is not None and self.stage.video_batch:
-            batch |= self._video(self.sources.videos, rng(VIDEO))
+            if in_use(self.loss, PAPER_VIDEO_TERMS):
+                batch |= self._video(self.sources.videos, rng(VIDEO))
+            if self.loss.distillation > 0:
+                batch |= self._distillation(self.sources.videos, rng(DISTILLATION))
         if self.sources.images is not None:
             batch |= self._views(self.sources.images, rng(VIEWS))
         return batch
@@ -97,6 +106,23 @@ class StepBatches(Dataset[Batch]):
         picks = rng.integers(len(videos), size=self.stage.video_batch)
         pairs = [_random_crop(*videos[int(i)], self.stage.crop, rng) for i in picks]
         return {"video1": stack([p[0] for p in pairs]), "video2": stack([p[1] for p in pairs])}
+
+    def _distillation(self, videos: FramePairs, rng: np.random.Generator) -> Batch:
+        (h, w), margin = self.stage.crop, TEACHER_MARGIN
+        picks = rng.integers(len(videos), size=self.stage.video_batch)
+        wide = [_random_crop(*videos[int(i)], (h + margin, w + margin), rng) for i in picks]
+        corners = rng.integers(margin + 1, size=(len(wide), 2))
+        crops = [
+            [img[y : y + h, x : x + w] for img in pair] for pair, (y, x) in zip(wide, corners, strict=True)
+        ]
+        changed = [photometric(img1, img2, rng) for img1, img2 in crops]
+        return {
+            "teacher1": stack([p[0] for p in wide]),
+            "teacher2": stack([p[1] for p in wide]),
+            "student1": stack([p[0] for p in changed]),
+            "student2": stack([p[1] for p in changed]),
+            "corner": torch.from_numpy(corners),
+        }
 
     def _views(self, images: ImageSet, rng: np.random.Generator) -> Batch:
         picks = rng.choice(
@@ -130,7 +156,7 @@ def batches(sources: Sources, stage: StageConfig, config: Config, steps: range) 
 
     Raises RuntimeError where a worker died or hangs, and what a worker raised.
     """
-    made = StepBatches(sources, stage, config.train.seed, config.data.view_min_area)
+    made = StepBatches(sources, stage, config.train.seed, config.data.view_min_area, config.loss)
     if config.data.workers:
         yield from _by_workers(made, steps, config.data.workers)
     else:

@@ -10,7 +10,8 @@ import numpy as np
 from tqdm import tqdm
 
 from mcjepa.data.images import ImageSet, open_images
-from mcjepa.predictors import OnnxModels, TorchModel, pad_to_stride
+from mcjepa.pictures import pad_to_stride
+from mcjepa.predictors import OnnxModels, TorchModel
 
 BATCH = 64  # images
 AGREEMENT_FRAMES = 16

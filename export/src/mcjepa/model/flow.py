@@ -20,6 +20,8 @@ from mcjepa.config import EncoderConfig, FlowConfig
 from mcjepa.model.encoder import LayerNorm2d
 
 FINEST_STRIDE = 4
+MAX_TEMPERATURE = 100.0  # of cosines, within what `ops.soft_argmax` can take
+BLOCK = 8  # positions that a matrix product of the correlation takes together
 COARSEST = 4  # index of the level of stride 32, where matching starts: radius 4 reaches 128 px there
 
 
@@ -52,13 +54,30 @@ class Estimator(nn.Module):
         return hidden, self.head(hidden)
 
 
+def context_dim(config: FlowConfig, radius: int) -> int:
+    """Channels of the projection: those matched, and what brings `input_dim` to a multiple of 16."""
+    return config.match_dim - (_described_dim(config, radius) + config.match_dim) % -16
+
+
+def input_dim(config: FlowConfig, radius: int) -> int:
+    """Channels that an estimator takes; convolutions are fastest with multiples of 16."""
+    return _described_dim(config, radius) + context_dim(config, radius)
+
+
+def _described_dim(config: FlowConfig, radius: int) -> int:
+    """Correlation, flow, displacement, peak, hidden state of the coarser level."""
+    return (2 * radius + 1) ** 2 + 2 + 2 + 1 + config.hidden_dim
+
+
 class LevelMatcher(nn.Module):
     """Matching at one level: normalised features, correlation, expected displacement; in float32."""
 
-    def __init__(self, dim: int, config: FlowConfig, radius: int) -> None:
+    def __init__(self, dim: int, config: FlowConfig, radius: int, stride: int) -> None:
         super().__init__()
+        self.match_dim = config.match_dim
         self.radius = radius
-        self.project = nn.Conv2d(dim, config.match_dim, 1)
+        self.block = min(BLOCK, 64 // stride)  # H and W of the frames are multiples of 64
+        self.project = nn.Conv2d(dim, context_dim(config, radius), 1)
         # centred before the l2 norm: else a part that is the same everywhere takes over the direction of all
         # features, every cosine goes to 1, and the level never matches again (seen at stride 8)
         self.centre = nn.BatchNorm2d(config.match_dim, affine=False)
@@ -66,17 +85,20 @@ class LevelMatcher(nn.Module):
 
     def forward(self, feats1: Tensor, feats2: Tensor, flow: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """-> corr (B, (2r+1)^2, H, W), displacement (B, 2, H, W) px, its peak (B, 1, H, W), context."""
-        projected = self.project(torch.cat([feats1, feats2])).float()
+        context = self.project(torch.cat([feats1, feats2])).float()
+        projected = context[:, : self.match_dim]
         normalised = F.normalize(self.centre(projected), dim=1)
         b = feats1.shape[0]  # slices: chunk makes sequences of ONNX, which its optimiser cannot fold
         source, target = normalised[:b], normalised[b:]
         # detached: gradients reach the coarser flow by the sum alone, else they explode along the warps
-        corr = ops.local_correlation(source, ops.warp(target, flow.detach()), self.radius)
-        match = (corr * self.log_temperature.exp()).softmax(dim=1)
-        shifts = ops.shift_vectors(self.radius, match)  # ((2r+1)^2, 2)
-        # no einsum: autocast would take it to bfloat16, and with it the displacement to 0.015 px
-        displacement = (match.unsqueeze(2) * shifts[..., None, None]).sum(1)
-        return corr, displacement, match.amax(dim=1, keepdim=True), projected[:b]
+        with torch.autocast(
+            projected.device.type, enabled=False
+        ):  # bfloat16 knows the displacement to 0.015 px only
+            corr = ops.local_correlation(source, ops.warp(target, flow.detach()), self.radius, self.block)
+            displacement, peak = ops.soft_argmax(
+                corr, self.log_temperature.exp().clamp(max=MAX_TEMPERATURE), self.radius
+            )
+        return corr, displacement, peak, context[:b]
 
 
 class FlowHead(nn.Module):
@@ -86,14 +108,11 @@ class FlowHead(nn.Module):
         super().__init__()
         self.config = config
         radii = (config.fine_radius, *(config.radius,) * 3)  # levels 2 (stride 4) to 5 (stride 32)
-        pairs = zip(encoder.widths[1:5], radii, strict=True)
-        self.matchers = nn.ModuleList(LevelMatcher(w, config, r) for w, r in pairs)
-        # correlation, context, flow, displacement, peak, hidden state of the coarser level
-        rest = config.match_dim + 2 + 2 + 1 + config.hidden_dim
-        coarse_dim = (2 * config.radius + 1) ** 2 + rest
-        fine_dim = (2 * config.fine_radius + 1) ** 2 + rest
-        self.coarse = Estimator(coarse_dim, config.widths, config.hidden_dim, (1,) * (len(config.widths) + 1))
-        self.squeeze = nn.Conv2d(fine_dim, config.fine_widths[0], 1)
+        pairs = zip(encoder.widths[1:5], radii, (4, 8, 16, 32), strict=True)
+        self.matchers = nn.ModuleList(LevelMatcher(w, config, r, s) for w, r, s in pairs)
+        dilations = (1,) * (len(config.widths) + 1)
+        self.coarse = Estimator(input_dim(config, config.radius), config.widths, config.hidden_dim, dilations)
+        self.squeeze = nn.Conv2d(input_dim(config, config.fine_radius), config.fine_widths[0], 1)
         self.fine = Estimator(config.fine_widths[0], config.fine_widths[1:], config.hidden_dim, (1, 2, 4))
         self.mask = nn.Conv2d(config.hidden_dim, 9 * FINEST_STRIDE**2, 1)
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mcjepa.config import ModelConfig
-from mcjepa.model.content import Expander, pool
+from mcjepa.model.content import Expander, Whitening, pool, pooled_dim
 from mcjepa.model.encoder import Encoder
 from mcjepa.model.flow import FlowHead, FlowOutput
 
@@ -26,7 +26,9 @@ class MCJEPA(nn.Module):
         self.config = config
         self.encoder = Encoder(config.encoder)
         self.flow_head = FlowHead(config.encoder, config.flow)
-        self.expander = Expander(config.encoder.widths[-1], config.content.expander_dim)
+        pooled = pooled_dim(config.encoder.widths)
+        self.whitening = Whitening(pooled, config.content.embedding_dim)
+        self.expander = Expander(pooled, config.content.expander_dim)
         self.register_buffer("mean", torch.tensor(MEAN).reshape(1, 3, 1, 1) * 255.0, persistent=False)
         self.register_buffer("std", torch.tensor(STD).reshape(1, 3, 1, 1) * 255.0, persistent=False)
 
@@ -40,11 +42,11 @@ class MCJEPA(nn.Module):
 
     def embed(self, feats: list[Tensor]) -> Tensor:
         """Pyramid -> embedding (B, D), not normalised."""
-        return pool(feats)
+        return self.whitening(pool(feats))
 
-    def expand(self, embedding: Tensor) -> Tensor:
-        """Embedding (B, D) -> expanded (B, E), where the content loss is taken."""
-        return self.expander(embedding)
+    def expand(self, feats: list[Tensor]) -> Tensor:
+        """Pyramid -> expanded statistics (B, E), where the content loss is taken."""
+        return self.expander(pool(feats))
 
     def forward(self, img1: Tensor, img2: Tensor) -> FlowOutput:
         """Two frames (B, 3, H, W) RGB 0 .. 255 -> flow; both go through the encoder as one batch."""
