@@ -127,6 +127,12 @@ def test_a_preset_that_does_not_parse_is_an_error_that_names_the_file(tmp_path: 
         (["train.clip_norm=0"], r"train\.clip_norm must be above 0"),
         (["train.content_warmup=1.5"], r"train\.content_warmup must be at most 1"),
         (["data.view_min_area=2"], r"data\.view_min_area must be at most 1"),
+        (["model.content.levels=[]"], r"model\.content\.levels must hold indices from 0 to 5, got \[\]"),
+        (
+            ["model.content.levels=[3, 6]"],
+            r"model\.content\.levels must hold indices from 0 to 5, got \[3, 6\]",
+        ),
+        (["train.balance=gradnorm"], r"train\.balance must be one of normalise, clip, got 'gradnorm'"),
         (["data.workers=-1"], r"data\.workers must be at least 0"),
         (["loss.flow=0", "loss.content=0"], r"loss\.flow or loss\.content must be above 0"),
         (

@@ -23,6 +23,7 @@ T = TypeVar("T")
 MAY_BE_0 = {
     "model.encoder.depths",
     "model.encoder.layer_scale",
+    "model.content.levels",
     "model.content.whitening",
     "data.workers",
     "train.minutes",
@@ -101,6 +102,11 @@ class ContentConfig:
 
     expander_dim: int = 768
     embedding_dim: int = 256
+    levels: tuple[int, ...] = (
+        1,
+        2,
+        3,
+    )  # indices of the levels whose statistics make the embedding, 0 is stride 2
     whitening: float = 0.35  # power of the variances, 0 (PCA) to 0.5 (all the same)
     image_size: int = 128  # side S of the images that the embedding model takes
 
@@ -209,6 +215,9 @@ def validate(config: Config) -> None:
     """Raise ConfigError, naming the setting, its limit and its value, where training could not work."""
     for name, value in _leaves(config, ""):
         _check_number(name, re.sub(r"\[\d+\]", "", name), value)
+    levels = config.model.content.levels
+    if not levels or max(levels) > 5:
+        raise ConfigError(f"model.content.levels must hold indices from 0 to 5, got {list(levels)}")
     for name, length in LENGTHS.items():
         value = attrgetter(name)(config)
         if len(value) != length:

@@ -5,17 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-POOLED = (3, 4, 5)  # indices of the levels that are pooled: strides 16, 32, 64
+EXPANDED = (3, 4, 5)  # indices of the levels that the content loss looks at: strides 16, 32, 64
 STD_EPS = 1e-4  # inside the square root: its gradient stays finite where a map is constant
 
 
-def pool(feats: list[Tensor]) -> Tensor:
-    """Pyramid -> mean and standard deviation over all positions of the three coarsest levels, (B, P).
-
-    The finer of them tell textures apart, which the last one alone has forgotten.
-    """
+def pool(feats: list[Tensor], levels: tuple[int, ...]) -> Tensor:
+    """Pyramid -> mean and standard deviation over all positions of some levels (their indices), (B, P)."""
     statistics = []
-    for level in POOLED:
+    for level in levels:
         x = feats[level].float()
         mean = x.mean(dim=(2, 3))
         variance = (x - mean[:, :, None, None]).square().mean(dim=(2, 3))
@@ -23,9 +20,9 @@ def pool(feats: list[Tensor]) -> Tensor:
     return torch.cat(statistics, dim=1)
 
 
-def pooled_dim(widths: tuple[int, ...]) -> int:
+def pooled_dim(widths: tuple[int, ...], levels: tuple[int, ...]) -> int:
     """P, the number of statistics that `pool` gives."""
-    return 2 * sum(widths[level] for level in POOLED)
+    return 2 * sum(widths[level] for level in levels)
 
 
 class Whitening(nn.Module):

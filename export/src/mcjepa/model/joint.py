@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mcjepa.config import ModelConfig
-from mcjepa.model.content import Expander, Whitening, pool, pooled_dim
+from mcjepa.model.content import EXPANDED, Expander, Whitening, pool, pooled_dim
 from mcjepa.model.encoder import Encoder
 from mcjepa.model.flow import FlowHead, FlowOutput
 
@@ -26,9 +26,9 @@ class MCJEPA(nn.Module):
         self.config = config
         self.encoder = Encoder(config.encoder)
         self.flow_head = FlowHead(config.encoder, config.flow)
-        pooled = pooled_dim(config.encoder.widths)
-        self.whitening = Whitening(pooled, config.content.embedding_dim)
-        self.expander = Expander(pooled, config.content.expander_dim)
+        widths, content = config.encoder.widths, config.content
+        self.whitening = Whitening(pooled_dim(widths, content.levels), content.embedding_dim)
+        self.expander = Expander(pooled_dim(widths, EXPANDED), content.expander_dim)
         self.register_buffer("mean", torch.tensor(MEAN).reshape(1, 3, 1, 1) * 255.0, persistent=False)
         self.register_buffer("std", torch.tensor(STD).reshape(1, 3, 1, 1) * 255.0, persistent=False)
 
@@ -42,11 +42,11 @@ class MCJEPA(nn.Module):
 
     def embed(self, feats: list[Tensor]) -> Tensor:
         """Pyramid -> embedding (B, D), not normalised."""
-        return self.whitening(pool(feats))
+        return self.whitening(pool(feats, self.config.content.levels))
 
     def expand(self, feats: list[Tensor]) -> Tensor:
         """Pyramid -> expanded statistics (B, E), where the content loss is taken."""
-        return self.expander(pool(feats))
+        return self.expander(pool(feats, EXPANDED))
 
     def forward(self, img1: Tensor, img2: Tensor) -> FlowOutput:
         """Two frames (B, 3, H, W) RGB 0 .. 255 -> flow; both go through the encoder as one batch."""
