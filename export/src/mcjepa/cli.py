@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_train(commands: Any) -> None:
     p = commands.add_parser("train", help="train a preset; the same command resumes an interrupted run")
-    p.add_argument("--preset", default="nano", help="nano, tiny or a TOML file (default: nano)")
+    p.add_argument("--preset", default="nano", help="nano, tiny, paper or a TOML file (default: nano)")
     p.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override a setting"
     )

@@ -197,7 +197,7 @@ class Config:
 
 
 def load_config(preset: str, overrides: Sequence[str] = ()) -> Config:
-    """Read a preset (`nano`, `tiny`, or a path to a TOML file) and apply overrides `section.key=value`.
+    """Read a preset (`nano`, `tiny`, `paper`, or a path to a TOML file) and apply overrides `section.key=value`.
 
     Values are TOML (`train.lr=3e-4`, `data.photos=["a.tar"]`); a bare word counts as a string.
     Raises ConfigError for an unknown preset, section or key, a file that is no TOML, or a value of the wrong
@@ -352,7 +352,7 @@ def _read_preset(preset: str) -> dict[str, Any]:
     elif path.suffix == ".toml" and path.is_file():
         data = path.read_bytes()
     else:
-        raise ConfigError(f"preset {preset!r} is neither one of nano, tiny nor an existing .toml file")
+        raise ConfigError(f"preset {preset!r} is neither one of nano, tiny, paper nor an existing .toml file")
     try:
         return tomllib.loads(data.decode())
     except ValueError as error:  # no UTF-8, or no TOML

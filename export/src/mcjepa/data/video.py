@@ -78,9 +78,10 @@ def open_pairs(paths: Sequence[Path], cache: Path, short_side: int, max_gap: int
     """Open video files, folders and .tar files as one set of frame pairs.
 
     A folder is searched for video files and for folders of frames; a frame folder, on disk or in a tar, is
-    one sequence in numerical order. Frames whose short side exceeds `short_side` px are scaled down to it.
-    A video is decoded into `cache` when first seen; a damaged one is kept as far as it is readable. Raises
-    FileNotFoundError for a missing path, ValueError for a file of another kind or a set without any pair.
+    one sequence in numerical order, or several where names differ before the number at their end. Frames
+    whose short side exceeds `short_side` px are scaled down to it. A video is decoded into `cache` when first
+    seen; a damaged one is kept as far as it is readable. Raises FileNotFoundError for a missing path,
+    ValueError for a file of another kind or a set without any pair.
     """
     if short_side < 1 or max_gap < 1:
         raise ValueError(f"short_side is {short_side} and max_gap {max_gap}, both must be at least 1")
@@ -100,8 +101,25 @@ def _sequences(path: Path, cache: Path, short_side: int, reader: TolerantReader)
         if folder.is_dir():
             yield FrameSequence(str(video), list_images(folder))
     if not _is_video(path):
-        for name, frames in groupby(_own_frames(path, cache), key=lambda file: file.name.rpartition("/")[0]):
+        for name, frames in groupby(sorted(_own_frames(path, cache), key=_order), key=_sequence_name):
             yield FrameSequence(f"{path}/{name}", list(frames))
+
+
+def _sequence_name(file: FileRef) -> str:
+    """Folder and name without the number at its end.
+
+    KITTI and HD1K (000000_10.png) and FlyingChairs (00001_img1.ppm) keep all frames in one folder. Where a
+    name ends in no number, the folder is the sequence.
+    """
+    folder, _, base = file.name.rpartition("/")
+    stem = base.rpartition(".")[0]
+    prefix = stem.rstrip("0123456789")
+    return f"{folder}/{prefix}" if prefix != stem else f"{folder}/"
+
+
+def _order(file: FileRef) -> tuple[object, object]:
+    """Sequences one after the other, each in numerical order."""
+    return natural_key(_sequence_name(file)), natural_key(file.name)
 
 
 def _own_frames(path: Path, cache: Path) -> list[FileRef]:
