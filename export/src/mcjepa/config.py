@@ -197,7 +197,7 @@ class Config:
 
 
 def load_config(preset: str, overrides: Sequence[str] = ()) -> Config:
-    """Read a preset (`nano`, `tiny`, `paper`, or the path of a TOML file), apply overrides `section.key=value`.
+    """Read a preset (`nano`, `tiny`, `paper` or a TOML file) and apply overrides `section.key=value`.
 
     Values are TOML (`train.lr=3e-4`, `data.photos=["a.tar"]`); a bare word counts as a string.
     Raises ConfigError for an unknown preset, section or key, a file that is no TOML, or a value of the wrong
