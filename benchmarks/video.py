@@ -87,7 +87,7 @@ def parse_arguments() -> argparse.Namespace:
 def measure_speed(folder: Path, count: int, rounds: int, threads: int) -> dict[str, Any]:
     """Frames per second of each way, in turns."""
     video = folder / "clip.mp4"
-    write_video(video, islice(real_frames(), count), 25)
+    write_video(video, islice(real_frames(), count), (WIDTH, HEIGHT))
     ways: dict[str, Callable[[Client], int]] = {
         "clips": lambda client: count_results(client, video, CLIP),
         "pairs, 2 at a time": lambda client: count_results(client, video, 2),
@@ -156,12 +156,12 @@ def rgb(frame: av.VideoFrame) -> Uint8Array:
     return frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
 
 
-def write_video(path: Path, frames: Iterator[Uint8Array], rate: int) -> None:
+def write_video(path: Path, frames: Iterator[Uint8Array], size: tuple[int, int], rate: int = 25) -> None:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=rate, options={"preset": "ultrafast", "crf": "18"})
+        stream.width, stream.height = size
+        stream.pix_fmt = "yuv420p"
         for index, image in enumerate(frames):
-            stream.height, stream.width = image.shape[:2]
-            stream.pix_fmt = "yuv420p"
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             frame.pts, frame.time_base = index, Fraction(1, rate)
             container.mux(stream.encode(frame))
@@ -196,7 +196,7 @@ def measure_memory(folder: Path, count: int) -> dict[str, Any]:
     video = folder / "long.mp4"
     noise = np.random.default_rng(0).integers(0, 256, (SMALL[1], SMALL[0] + 64, 3), np.uint8)
     frames = (np.ascontiguousarray(noise[:, i % 64 : i % 64 + SMALL[0]]) for i in range(count))
-    write_video(video, frames, 25)
+    write_video(video, frames, SMALL)
     report: dict[str, Any] = {"frames": count}
     for call in ("video", "process"):
         with running_gateway(1, fake=True) as (url, server):

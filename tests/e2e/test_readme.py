@@ -67,12 +67,16 @@ def test_training_knows_the_options_and_the_settings(command):
 
 
 @pytest.fixture
-def folder(frames, tmp_path):
-    """A folder in which `make demo` has left its frames."""
+def folder(frames, tmp_path, write_video):
+    """A folder in which `make demo` has left its frames, and with the videos that the README names."""
     demo = tmp_path / "out" / "demo"
     demo.mkdir(parents=True)
     for name, file in zip(("rider_1", "rider_2", "van_1"), frames.files, strict=True):
         shutil.copy(file, demo / f"{name}.png")
+    height, width = frames.images[0].shape[:2]
+    write_video(tmp_path / "clip.mp4", 3, height, width, images=frames.images)
+    (tmp_path / "videos").mkdir()
+    shutil.copy(tmp_path / "clip.mp4", tmp_path / "videos" / "clip.mp4")
     return tmp_path
 
 
@@ -84,7 +88,10 @@ def run(words, folder, server):
 
 
 def check_file(path):
-    """That a file is what its name says."""
+    """That a file is what its name says, or a folder holds results of a video."""
+    if path.is_dir():
+        assert list(path.rglob("manifest.jsonl"))
+        return
     match path.suffix:
         case ".flo":
             assert flow_io.read_flo(path).ndim == 3
