@@ -101,7 +101,7 @@ export class SimilarTab {
 
   _cell(a, b, cosine, share) {
     const text = number(cosine, 3);
-    const cell = el("td", { className: share > 0.55 ? "cell deep" : "cell", title: `${a.name} and ${b.name}: ${text}` });
+    const cell = el("td", { className: "cell", title: `${a.name} and ${b.name}: ${text}` });
     cell.style.setProperty("--share", `${Math.round(100 * Math.max(0, share))}%`);
     cell.append(el("span", { className: this.pictures.length > WITH_NUMBERS ? "unseen" : "" }, text));
     cell.addEventListener("pointerenter", () => { $("#matrix-readout").textContent = `${a.name} and ${b.name}: cosine ${text}`; });
