@@ -24,15 +24,15 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 LISTENING = re.compile(rb"Uvicorn running on (http://[^\s\"]+)")
-READY_S = 120.0
+READY_S = 300.0
 
 #: A gateway on the engine without weights, for runs that are about the gateway alone.
 FAKE_SERVER = """
 import sys
-from mcjepa_server import Settings, create_app
-from mcjepa_server.cli import serve
-from mcjepa_server.engines.fake import FakeEngine
 if __name__ == "__main__":
+    from mcjepa_server import Settings, create_app
+    from mcjepa_server.cli import serve
+    from mcjepa_server.engines.fake import FakeEngine
     settings = Settings()
     sys.exit(serve(settings, create_app(settings, FakeEngine())))
 """
@@ -58,9 +58,17 @@ class ServerProcess:
         self._found: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        self.url = self._found.get(timeout=READY_S)
-        if not self.url:
-            sys.exit(f"the server ended at once:\n{self.log.read_text()}")
+        self.url = self._wait_for_url()
+
+    def _wait_for_url(self) -> str:
+        try:
+            url = self._found.get(timeout=READY_S)
+        except queue.Empty:
+            url = ""
+        if not url:
+            self.process.kill()
+            sys.exit(f"the server does not listen:\n{self.log.read_text()}")
+        return url
 
     @property
     def pid(self) -> int:
@@ -75,6 +83,7 @@ class ServerProcess:
             except httpx2.TransportError:
                 pass
             time.sleep(0.1)
+        self.process.kill()
         sys.exit(f"the server was not ready within {READY_S:g} s:\n{self.log.read_text()[-2000:]}")
 
     def stop(self, number: int = signal.SIGTERM) -> int:

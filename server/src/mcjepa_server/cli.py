@@ -16,7 +16,7 @@ from typing import NoReturn, get_args
 import uvicorn
 from fastapi import FastAPI
 
-from mcjepa_server import logs
+from mcjepa_server import logs, tracing
 from mcjepa_server.app import create_app
 from mcjepa_server.config import EngineName, Settings
 from mcjepa_server.engines.select import find_model_repository
@@ -68,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not settings.uses_triton:
             find_model_repository(settings)
         app = create_app(settings)
+        if settings.tracing:
+            _start_tracing()
     except (ConfigError, ContractError, KeyFileError) as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
     return serve(settings, app)
@@ -80,6 +82,13 @@ def _add_key(settings: Settings, name: str) -> int:
     sys.stderr.write(f"added {name} to {settings.api_keys_file}; the key is shown this once:\n")
     sys.stdout.write(key + "\n")
     return 0
+
+
+def _start_tracing() -> None:
+    try:
+        tracing.start()
+    except ImportError as error:
+        raise ConfigError(f"MCJEPA_TRACING needs {error.name}: pip install 'mcjepa-server[otel]'") from None
 
 
 def make_server(settings: Settings, app: FastAPI) -> Server:
@@ -108,7 +117,10 @@ def serve(settings: Settings, app: FastAPI) -> int:
     server = make_server(settings, app)
     for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them again after an orderly end
         signal.signal(number, _stop)
-    server.run()
+    try:
+        server.run()
+    finally:
+        tracing.use(None)  # sends what it holds
     return 0 if server.started else 1
 
 

@@ -67,6 +67,10 @@ class Settings(BaseSettings):
         description="Of the log on standard error; json in production.",
     )
 
+    tracing: bool = Field(
+        default=False, description="Export OpenTelemetry spans; needs the extra otel, and its variables."
+    )
+
     max_concurrency: int = Field(
         default_factory=_concurrency,
         ge=1,

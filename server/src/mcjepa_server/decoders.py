@@ -13,7 +13,7 @@ from typing import TypeVar
 from anyio import BrokenWorkerProcess, CapacityLimiter, fail_after, to_process, to_thread
 from prometheus_client import Counter
 
-from mcjepa_server.errors import DeadlineExceeded, UndecodableImage
+from mcjepa_server.errors import DeadlineExceeded, NotReady, UndecodableImage
 
 logger = logging.getLogger(__name__)
 
@@ -36,9 +36,11 @@ class Decoders:
         self._failures = failures
 
     async def start(self) -> None:
-        """Starts the processes ahead of the first request."""
-        if self._processes:
-            await asyncio.gather(*(self._in_process(_confine, ()) for _ in range(self._processes)))
+        """Starts the processes ahead of the first request, which starts those that do not come up in time."""
+        starts = (self._in_process(_confine, ()) for _ in range(self._processes))
+        for outcome in await asyncio.gather(*starts, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                logger.warning("a decoder process did not start: %r", outcome)
 
     async def run(self, function: Callable[..., T], *args: object, param: str) -> T:
         """The function's result, or its error. ``param`` names the part in errors of the decoder itself.
@@ -58,8 +60,13 @@ class Decoders:
             except BrokenWorkerProcess:  # it may have died of something else: once more, in another one
                 self._failures.inc()
                 return await self._in_process(function, args)
-        except BrokenWorkerProcess:
+        except BrokenWorkerProcess as error:
             self._failures.inc()
+            if error.args:  # it never got as far as the file
+                logger.error("no process can be started to decode %s: %s", param, error)
+                raise NotReady(
+                    "no process can be started to decode images", headers={"Retry-After": "5"}
+                ) from None
             logger.error("a decoder process died of %s, twice", param)
             raise UndecodableImage(
                 f"{param} cannot be decoded: the decoder broke down on it", param=param

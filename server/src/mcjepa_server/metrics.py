@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from mcjepa_server.geometry import Geometry
 from mcjepa_server.timing import Timings
@@ -67,6 +67,13 @@ class Metrics:
             "Calls that a Triton refused or lost; made again on another one where there is one.",
             registry=registry,
         )
+        self.build = Gauge(
+            "mcjepa_build_info",
+            "1, with what is running as labels.",
+            ["version", "engine", "model_version", "weights_sha256"],
+            registry=registry,
+        )
+        ProcessCollector(registry=registry)  # memory, descriptors, CPU time
         self.ready = Gauge("mcjepa_ready", "1 if /readyz answers 200.", registry=registry)
 
     def observe_padding(self, geometry: Geometry, buckets: Collection[tuple[int, int]]) -> None:

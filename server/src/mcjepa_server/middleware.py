@@ -11,7 +11,7 @@ import uuid
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mcjepa_server import logs
+from mcjepa_server import logs, tracing
 from mcjepa_server.errors import InternalError
 from mcjepa_server.problems import problem_response
 from mcjepa_server.service import Service
@@ -22,6 +22,7 @@ access = logging.getLogger("mcjepa_server.access")
 _LOGGED_PATH = 256  # characters
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 #: W3C Trace Context, version 00 and the future ones that start like it.
+_TRACESTATE = re.compile(r"[ -~]{1,512}")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 
 
@@ -57,7 +58,8 @@ class RequestContext:
             await send(message)
 
         try:
-            await self.app(scope, receive, send_with_identity)
+            with tracing.request_span(f"{scope['method']} request", _trace_context(Headers(scope=scope))):
+                await self.app(scope, receive, send_with_identity)
         except Exception:
             logger.exception("request %s failed", identity["X-Request-ID"])
             if status:  # too late for another reply; the server closes the connection
@@ -93,7 +95,13 @@ def _identity(headers: Headers) -> dict[str, str]:
     """The caller's request id, or a new one, and its trace context if it has one."""
     wanted = headers.get("x-request-id", "")
     identity = {"X-Request-ID": wanted if _REQUEST_ID.fullmatch(wanted) else uuid.uuid4().hex}
-    trace = headers.get("traceparent", "")
-    if _TRACEPARENT.fullmatch(trace):
-        identity["traceparent"] = trace
-    return identity
+    return identity | {k: v for k, v in _trace_context(headers).items() if k == "traceparent"}
+
+
+def _trace_context(headers: Headers) -> dict[str, str]:
+    """traceparent if there is a valid one, and with it tracestate."""
+    parent, state = headers.get("traceparent", ""), headers.get("tracestate", "")
+    if not _TRACEPARENT.fullmatch(parent):
+        return {}
+    good = _TRACESTATE.fullmatch(state)
+    return {"traceparent": parent, "tracestate": state} if good else {"traceparent": parent}

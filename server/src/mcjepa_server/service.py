@@ -22,6 +22,7 @@ from mcjepa_server.geometry import resize_square
 from mcjepa_server.metrics import Metrics
 from mcjepa_server.pipeline import FlowOptions, Pipeline
 from mcjepa_server.timing import Timings
+from mcjepa_server.version import __version__
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +89,7 @@ class Service:
             async with time_limit(self.settings.request_timeout_s):
                 if self._engine is None:
                     self._engine = await self._make_engine()
+                    self._report_build(self._engine)
                 if self._pipeline is None:
                     self._pipeline = Pipeline(self._engine, self.settings)
                 await self._canary(self._engine, self._pipeline_or_raise())
@@ -171,6 +173,12 @@ class Service:
         await pipeline.flow(list(frames), geometry, options, partial(self.slot, timings))
         square = resize_square(frames[0], engine.contract.embed_image_size)
         await pipeline.embed([square], partial(self.slot, timings))
+
+    def _report_build(self, engine: Engine) -> None:
+        contract = engine.contract
+        self.metrics.build.labels(
+            __version__, engine.name, contract.model_version, contract.weights_sha256
+        ).set(1)
 
     async def _watch(self) -> None:
         while True:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from mcjepa_server import tracing
+
 
 @dataclass
 class Timings:
@@ -19,7 +21,8 @@ class Timings:
         """Adds the time spent inside to the stage."""
         start = time.perf_counter()
         try:
-            yield
+            with tracing.span(name):
+                yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 

@@ -10,6 +10,7 @@ import grpc
 from tritonclient.grpc import InferInput, InferRequestedOutput, aio
 from tritonclient.utils import InferenceServerException
 
+from mcjepa_server import tracing
 from mcjepa_server.contract import MODEL_NAMES, Contract, combine, contract_of_config, same_contract
 from mcjepa_server.engine import FloatArray, Uint8Array
 from mcjepa_server.engines.triton_tensors import check_tensors
@@ -76,6 +77,7 @@ class Endpoint:
                 outputs=[InferRequestedOutput(output) for output in outputs],
                 timeout=int(timeout * 1e6),  # µs that it may wait in Triton's queue
                 client_timeout=timeout,
+                headers=tracing.outgoing(),  # gRPC metadata, where Triton looks for traceparent
             )
         except InferenceServerException as error:
             raise self._translate(model, error) from error
