@@ -113,7 +113,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0, help="default a free one")
     parser.add_argument("--output", type=Path, metavar="FILE", help="keep the figures as JSON")
     arguments = parser.parse_args()
-    pair = frames(*map(int, arguments.size.split("x")))
+    width, height = map(int, arguments.size.split("x"))
+    pair = frames(width, height)
     body = multipart([("frame1", pair[0]), ("frame2", pair[1])])
     rounds = [
         Round(body, heed, arguments.port).run(arguments.callers, arguments.seconds) for heed in (True, False)

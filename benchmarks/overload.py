@@ -56,7 +56,8 @@ def main() -> None:
 
 
 async def measure(server: ServerProcess, arguments: argparse.Namespace) -> dict[str, Any]:
-    pair = frames(*map(int, arguments.size.split("x")))
+    width, height = map(int, arguments.size.split("x"))
+    pair = frames(width, height)
     files = {"frame1": ("1", pair[0]), "frame2": ("2", pair[1])}
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=64)
     async with httpx2.AsyncClient(base_url=server.url, timeout=120, limits=limits) as client:

@@ -18,6 +18,7 @@ from mcjepa_server.errors import HeadersTooLarge
 from mcjepa_server.problems import MEDIA_TYPE, problem_body
 
 logger = logging.getLogger(__name__)
+_SECOND_LOOK_S = 0.1
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -81,6 +82,10 @@ class BoundedProtocol(HttpToolsProtocol):
             self._patience = None
 
     def _too_slow(self) -> None:
+        """Once more round: after a stall of the loop, what is late may be there already, unread."""
+        self._patience = self.loop.call_later(_SECOND_LOOK_S, self._give_up)
+
+    def _give_up(self) -> None:
         """Without a word: there is no request yet that could be answered."""
         self._patience = None
         self.transport.close()
