@@ -31,7 +31,7 @@ LIMITS = """\
   are often missed; fine structures are blurred; where a point is hidden in frame 2 the flow is a guess.
 - Frames above the gateway's pixel budget are computed at a lower resolution.
 - The embedding was learnt from small images: it tells rough kinds of scenes and textures apart, not fine
-  classes. The one that comes with a flow and the one of `mcjepa_embed` differ: search like with like.
+  classes. Its cosines lie close together: trust their order, not their size.
 - No evaluation of fairness, of medical or aerial images, or of night and weather has been made."""
 
 
