@@ -134,6 +134,16 @@ def test_whitening_does_not_depend_on_the_signs_that_a_solver_gives():
     torch.testing.assert_close(first.matrix, second.matrix, rtol=1e-4, atol=1e-4)
 
 
+def test_a_model_in_float64_computes_in_float64(model):
+    img1, img2 = images(2, 64, 128)[:, None].unbind(0)
+    with torch.no_grad():
+        rounded = model(img1, img2)
+        exact = model.double()(img1, img2)
+        embedding = model.embed(model.encode(img1))
+    assert {exact.flow.dtype, embedding.dtype, *(f.dtype for f in exact.levels)} == {torch.float64}
+    assert 0 < (rounded.flow - exact.flow).abs().max() < 1e-2
+
+
 def test_bf16_autocast_stays_near_float32(model):
     img1, img2 = images(2, 64, 128).chunk(2)
     with torch.no_grad():

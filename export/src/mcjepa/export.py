@@ -44,12 +44,17 @@ def training_summary(saved: checkpoint.Checkpoint) -> str:
     config, loss = saved.config, saved.config.loss
     largest = max(stage.max_motion for stage in config.train.stages)
     return (
-        f"{saved.step} joint steps in {saved.minutes:.0f} minutes of training, all parts together; "
+        f"{saved.step} steps in {saved.minutes:.0f} minutes of training, all parts together; "
         f"docs/EXPERIMENTS.md has their course.\n"
         f"Last part: known-motion pairs up to {largest:g} px, {_videos(config)} video pairs; weights of flow "
-        f"and content {loss.flow:g} and {loss.content:g}, each gradient clipped on its own.\n"
+        f"and content {loss.flow:g} and {loss.content:g}, {_balance(config)}.\n"
         f"Data: {_names(config)}."
     )
+
+
+def _balance(config: Config) -> str:
+    how = "normalised on the encoder" if config.train.balance == "normalise" else "clipped"
+    return f"each gradient {how} on its own"
 
 
 def _videos(config: Config) -> str:

@@ -12,6 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half precision and integers become float32; float64 stays, so that rounding can be measured."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def pixel_grid(like: Tensor) -> Tensor:
     """Pixel coordinates (1, 2, H, W), (x, y), of a tensor (..., H, W), in its dtype and on its device."""
     h, w = like.shape[-2:]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mcjepa.ops import at_least_float32
+
 EXPANDED = (3, 4, 5)  # indices of the levels that the content loss looks at: strides 16, 32, 64
 STD_EPS = 1e-4  # inside the square root: its gradient stays finite where a map is constant
 
@@ -13,7 +15,7 @@ def pool(feats: list[Tensor], levels: tuple[int, ...]) -> Tensor:
     """Pyramid -> mean and standard deviation over all positions of some levels (their indices), (B, P)."""
     statistics = []
     for level in levels:
-        x = feats[level].float()
+        x = at_least_float32(feats[level])
         mean = x.mean(dim=(2, 3))
         variance = (x - mean[:, :, None, None]).square().mean(dim=(2, 3))
         statistics += [mean, torch.sqrt(variance + STD_EPS)]

@@ -85,7 +85,7 @@ class LevelMatcher(nn.Module):
 
     def forward(self, feats1: Tensor, feats2: Tensor, flow: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """-> corr (B, (2r+1)^2, H, W), displacement (B, 2, H, W) px, its peak (B, 1, H, W), context."""
-        context = self.project(torch.cat([feats1, feats2])).float()
+        context = ops.at_least_float32(self.project(torch.cat([feats1, feats2])))
         projected = context[:, : self.match_dim]
         normalised = F.normalize(self.centre(projected), dim=1)
         b = feats1.shape[0]  # slices: chunk makes sequences of ONNX, which its optimiser cannot fold
@@ -119,16 +119,17 @@ class FlowHead(nn.Module):
     def forward(self, feats1: list[Tensor], feats2: list[Tensor]) -> FlowOutput:
         """feats1, feats2: encoder pyramids, finest first. Every level clips the flow to config.max_flow."""
         b, _, h, w = feats1[COARSEST].shape
-        flow = feats1[COARSEST].new_zeros(b, 2, h, w, dtype=torch.float32)
-        hidden = feats1[COARSEST].new_zeros(b, self.config.hidden_dim, h, w, dtype=torch.float32)
+        nothing = ops.at_least_float32(feats1[COARSEST].new_zeros(()))
+        flow = nothing.new_zeros(b, 2, h, w)
+        hidden = nothing.new_zeros(b, self.config.hidden_dim, h, w)
         levels = []
         for level in range(COARSEST, 0, -1):
             if level < COARSEST:
                 flow = ops.upsample_flow_bilinear(flow)
-                hidden = F.interpolate(hidden.float(), scale_factor=2.0, mode="nearest")
+                hidden = F.interpolate(ops.at_least_float32(hidden), scale_factor=2.0, mode="nearest")
             flow, hidden = self._refine(level, feats1[level], feats2[level], flow, hidden)
             levels.append(flow)
-        full = ops.convex_upsample(flow, self.mask(hidden).float(), FINEST_STRIDE)
+        full = ops.convex_upsample(flow, ops.at_least_float32(self.mask(hidden)), FINEST_STRIDE)
         return FlowOutput(full, levels)
 
     def _refine(
@@ -139,4 +140,4 @@ class FlowHead(nn.Module):
         flow = (flow + displacement).clamp(-limit, limit)
         x = torch.cat([corr, context, flow / 8.0, displacement, peak, hidden], dim=1)
         hidden, residual = self.fine(self.squeeze(x)) if level == 1 else self.coarse(x)
-        return (flow + residual.float()).clamp(-limit, limit), hidden
+        return (flow + ops.at_least_float32(residual)).clamp(-limit, limit), hidden
