@@ -161,8 +161,18 @@ def post(url, pair, timeout=60.0):
     return httpx2.post(f"{url}/v1/flow?format=json", files=pair, timeout=timeout)
 
 
-def test_answers_are_those_of_the_embedded_engine(server, gateway, triton, frames):
-    with Client(server) as embedded, Client(gateway(triton)) as remote:
+@pytest.fixture
+def same_runtime(start):
+    """A server that runs the models itself, in the runtime that Triton has here; its address."""
+    running = start("--engine", "onnxruntime")
+    with Client(running.url) as client:
+        client.wait_until_ready(60)
+    yield running.url
+    running.stop(signal.SIGTERM)
+
+
+def test_answers_are_those_of_the_embedded_engine(same_runtime, gateway, triton, frames):
+    with Client(same_runtime) as embedded, Client(gateway(triton)) as remote:
         assert remote.info()["engine"] == "triton"
         ours, theirs = (
             client.analyze(frames.images, direction="both", occlusion=True) for client in (embedded, remote)

@@ -1,12 +1,21 @@
-"""Files of the training package: text and JSON, written atomically."""
+"""Files of the training package, written atomically. Needs no other library: Triton's environment has few."""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
-from mcjepa.data.files import write_atomic
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a whole file or none: a temporary file in the same folder, then a rename."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -15,9 +15,9 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from mcjepa.data.files import write_atomic
 from mcjepa.data.images import ImageSet, open_images
 from mcjepa.data.masks import write_mask
+from mcjepa.files import write_atomic
 
 SIZE = (240, 432)  # (H, W) px
 FRAMES = 16

@@ -69,16 +69,6 @@ class TolerantReader:
                 log.warning("skipped %s: %s (%d skipped so far)", name, reason, len(self.skipped))
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a whole file or none: a temporary file in the same folder, then a rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def list_images(path: Path) -> list[FileRef]:
     """All picture files under a folder or in a .tar, folder by folder in natural order (9 before 10).
 

@@ -10,7 +10,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from mcjepa.data.files import write_atomic
+from mcjepa.files import write_atomic
 
 Kind = Literal["flo", "kitti_png"]
 

@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from mcjepa.data.files import FileRef, decode_rgb, list_images, write_atomic
+from mcjepa.data.files import FileRef, decode_rgb, list_images
+from mcjepa.files import write_atomic
 
 IGNORE = 255  # a number that stands for no class and no object
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from mcjepa.data.files import write_atomic
+from mcjepa.files import write_atomic
 
 WIDTH = 420  # px of one panel
 CAPTION = 22  # px
