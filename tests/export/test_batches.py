@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from mcjepa.config import Config, to_dict
-from mcjepa.data.batches import Batch, Sources, batches, open_sources
+from mcjepa.data.batches import Batch, Sources, StepBatches, batches, open_sources
 from mcjepa.data.files import FileRef
 from mcjepa.data.images import ImageSet
 
@@ -101,7 +101,16 @@ def test_no_two_kinds_of_data_draw_the_same_numbers(small_config, monkeypatch):
     streams, default_rng = [], np.random.default_rng
     monkeypatch.setattr(np.random, "default_rng", lambda seed: streams.append(seed) or default_rng(seed))
     make(small_config, range(2))
-    assert len({tuple(seed) for seed in streams}) == 8
+    drawn = {tuple(default_rng(seed).integers(2**62, size=2)) for seed in streams}
+    assert len(drawn) == len(streams)
+
+
+def test_processes_share_a_batch_without_changing_it(small_config):
+    stage = replace(small_config.train.stages[0], batch=4, video_batch=2, image_batch=6)
+    sources = open_sources(small_config)
+    whole = StepBatches(sources, stage, small_config)[5]
+    parts = [StepBatches(sources, stage, small_config, process, 2)[5] for process in range(2)]
+    assert equal(whole, {k: torch.cat([parts[0][k], parts[1][k]]) for k in whole})
 
 
 def test_a_worker_makes_the_same_batches(small_config):

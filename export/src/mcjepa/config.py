@@ -157,7 +157,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class StageConfig:
-    """One stage of the flow curriculum."""
+    """One stage of the flow curriculum; batches are those of all training processes together."""
 
     until: float = 1.0  # share of the run at which the stage ends
     crop: tuple[int, int] = (128, 192)  # (H, W) px, multiples of 64

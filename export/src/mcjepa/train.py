@@ -1,22 +1,28 @@
-"""Joint training: every step one batch of frame pairs and one of still images, through the same encoder."""
+"""Joint training: every step one batch of frame pairs and one of still images, through the same encoder.
+
+Runs in one process, or in several under `torchrun`, which then share every batch (see distributed.py).
+"""
 
 from __future__ import annotations
 
 import math
+import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, cast
+from typing import Any, TextIO, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from mcjepa import checkpoint, losses, ops, run_folder
-from mcjepa.config import Config, StageConfig, to_dict, validate
+from mcjepa import checkpoint, distributed, losses, ops, run_folder
+from mcjepa.config import Config, ConfigError, StageConfig, to_dict, validate
 from mcjepa.data.batches import Batch, Sources, batches, open_sources
 from mcjepa.model import MCJEPA
 from mcjepa.whiten import fit_whitening
@@ -51,16 +57,36 @@ def train(config: Config, run: Path, init: Path | None = None, device: str | Non
 
     init: a checkpoint whose weights (not the optimiser) a fresh run starts from. Returns the last checkpoint.
     SIGTERM and Ctrl-C write a checkpoint and end the run; the same command continues it. Raises ConfigError
-    for a value out of its limits, RunLockedError where another process trains in the folder, ValueError where
+    for a value out of its limits, RunLockedError where another run trains in the folder, ValueError where
     the run's checkpoint has another configuration, TrainingDiverged on a loss that is not finite.
     """
     validate(config)  # else its checkpoints could not be loaded again
     torch.manual_seed(config.train.seed)
-    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    with run_folder.locked(run):
+    wanted = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    with distributed.processes(wanted) as target, _held(run):
+        _check_parts(config)
         trainer = Trainer(config, run, target)
         trainer.restore(init)
         return trainer.run_to_end(open_sources(config))
+
+
+@contextmanager
+def _held(run: Path) -> Iterator[None]:
+    """The run's folder, for the first of the processes that train in it together."""
+    with run_folder.locked(run) if distributed.rank() == 0 else nullcontext():
+        distributed.wait_for_all()
+        yield
+
+
+def _check_parts(config: Config) -> None:
+    """Raise ConfigError where the processes could not share a batch equally."""
+    for i, stage in enumerate(config.train.stages):
+        for name in ("batch", "video_batch", "image_batch"):
+            if getattr(stage, name) % distributed.world():
+                raise ConfigError(
+                    f"train.stages[{i}].{name} must be a multiple of the {distributed.world()} processes, "
+                    f"got {getattr(stage, name)}"
+                )
 
 
 class Trainer:
@@ -79,6 +105,7 @@ class Trainer:
             _parameter_groups(self.model, config.train.weight_decay), lr=config.train.lr
         )
         self.progress = Progress(config)
+        self.share = 0.0  # of the run that is done, as all processes have it
         self.stop = False
 
     def averaged(self) -> MCJEPA:
@@ -107,21 +134,31 @@ class Trainer:
 
     def run_to_end(self, sources: Sources) -> Path:
         """Run all stages; always leaves a checkpoint of the last step."""
-        run_folder.keep_metrics(self.run, self.progress.step)
+        if distributed.rank() == 0:
+            run_folder.keep_metrics(self.run, self.progress.step)
         self.images = sources.images
         self.progress.started = time.monotonic()
+        self._agree()
         previous = {s: signal.signal(s, self._request_stop) for s in (signal.SIGTERM, signal.SIGINT)}
         try:
-            with (self.run / run_folder.METRICS).open("a") as metrics, self._bar() as bar:
+            with self._metrics() as metrics, self._bar() as bar:
                 for stage in self.config.train.stages:
                     self._run_stage(stage, sources, metrics, bar)
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
-        return self._save()
+        last = self._save()
+        distributed.wait_for_all()
+        return last
 
     def _request_stop(self, _signal: int, _frame: FrameType | None) -> None:
         self.stop = True
+
+    def _agree(self) -> None:
+        self.share, self.stop = distributed.agree(self.progress.share(), self.stop, self.device)
+
+    def _metrics(self) -> TextIO:
+        return (self.run / run_folder.METRICS if distributed.rank() == 0 else Path(os.devnull)).open("a")
 
     def _bar(self) -> tqdm[Any]:
         by_clock = self.config.train.minutes > 0
@@ -129,10 +166,17 @@ class Trainer:
         form = "{percentage:3.0f}% |{bar}| {n:.1f}/{total:.0f} " + ("min" if by_clock else "steps")
         form += " [{elapsed} spent, {remaining} left] {postfix}"
         initial = self.progress.minutes if by_clock else self.progress.step
-        return tqdm(total=total, initial=min(initial, total), bar_format=form, mininterval=5, maxinterval=30)
+        return tqdm(
+            total=total,
+            initial=min(initial, total),
+            bar_format=form,
+            mininterval=5,
+            maxinterval=30,
+            disable=distributed.rank() > 0,
+        )
 
-    def _run_stage(self, stage: StageConfig, sources: Sources, metrics: Any, bar: tqdm[Any]) -> None:
-        if self.stop or self.progress.share() >= stage.until:
+    def _run_stage(self, stage: StageConfig, sources: Sources, metrics: TextIO, bar: tqdm[Any]) -> None:
+        if self.stop or self.share >= stage.until:
             return
         train = self.config.train
         last = ENDLESS if train.minutes > 0 else round(stage.until * train.steps)
@@ -140,11 +184,12 @@ class Trainer:
         for batch in batches(sources, stage, self.config, range(self.progress.step, last)):
             terms = self.train_step(batch)
             self.progress.step += 1
+            self._agree()
             self._report(terms, stage, metrics, bar)
             if time.monotonic() - saved > 60 * train.checkpoint_minutes:
                 self._save()
                 saved = time.monotonic()
-            if self.stop or self.progress.share() >= stage.until:
+            if self.stop or self.share >= stage.until:
                 return
 
     def train_step(self, batch: Batch) -> dict[str, Tensor]:
@@ -152,7 +197,7 @@ class Trainer:
         self.model.train()
         batch = {k: v.to(self.device, non_blocking=True) for k, v in batch.items()}
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config, self.progress.step, self.progress.share())
+            group["lr"] = learning_rate(self.config, self.progress.step, self.share)
         terms: dict[str, Tensor] = {}
         gradients: list[Tensor | None] = [None] * len(self.parameters)
         if self._flow_is_due():
@@ -172,7 +217,7 @@ class Trainer:
     def _flow_is_due(self) -> bool:
         """Flow waits for the content warm-up, where there is content to warm up with."""
         loss, warmup = self.config.loss, self.config.train.content_warmup
-        return loss.flow > 0 and (loss.content <= 0 or self.progress.share() >= warmup)
+        return loss.flow > 0 and (loss.content <= 0 or self.share >= warmup)
 
     def _accumulate(
         self, gradients: list[Tensor | None], terms: dict[str, Tensor], weight: float, name: str
@@ -180,6 +225,7 @@ class Trainer:
         """Add the gradient of one group, scaled on its own: else the larger group drowns the other one."""
         self.optimizer.zero_grad(set_to_none=True)
         losses.total(terms, weight).backward()  # type: ignore[no-untyped-call]
+        distributed.average([p.grad for p in self.parameters if p.grad is not None])
         # the limit scales with the weight: else scaling would undo loss.flow and loss.content
         limit = self.config.train.clip_norm * weight
         if self.config.train.balance == "clip":
@@ -245,18 +291,19 @@ class Trainer:
         views = torch.cat([batch["view1"], batch["view2"]]).contiguous(memory_format=torch.channels_last)
         with self._autocast():
             z = self.model.expand(self.model.encode(views))
-        z1, z2 = z.float().chunk(2)
+        z1, z2 = (distributed.gather(view) for view in z.float().chunk(2))
         return losses.content_terms(z1, z2, self.config.loss)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.bf16)
 
-    def _report(self, terms: dict[str, Tensor], stage: StageConfig, metrics: Any, bar: tqdm[Any]) -> None:
+    def _report(self, terms: dict[str, Tensor], stage: StageConfig, metrics: TextIO, bar: tqdm[Any]) -> None:
         by_clock = self.config.train.minutes > 0
         bar.n = min(self.progress.spent(), bar.total) if by_clock else self.progress.step
         bar.update(0)
         if self.progress.step % self.config.train.log_every:
             return
+        distributed.average(list(terms.values()))
         row = {
             "step": self.progress.step,
             "minutes": self.progress.spent(),
@@ -268,6 +315,9 @@ class Trainer:
         bar.set_postfix_str(_format(terms))
 
     def _save(self) -> Path:
+        """Write a checkpoint in the first process; the others wait for it at the next step."""
+        if distributed.rank() > 0:
+            return self.run
         if self.images is not None:
             fit_whitening(self.averaged(), self.images)
         return checkpoint.save(

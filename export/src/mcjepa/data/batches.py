@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mcjepa.config import PAPER_VIDEO_TERMS, Config, LossConfig, StageConfig, in_use
+from mcjepa import distributed
+from mcjepa.config import PAPER_VIDEO_TERMS, Config, StageConfig, in_use
 from mcjepa.data.augment import photometric, two_views
 from mcjepa.data.images import ImageSet, open_images
-from mcjepa.data.known_motion import compose_pair
+from mcjepa.data.known_motion import KnownMotionPair, compose_pair
 from mcjepa.data.video import FramePairs, open_pairs
 
 Batch = dict[str, Tensor]
@@ -31,7 +32,7 @@ Batch = dict[str, Tensor]
 WORKER_TIMEOUT = 300  # s without a batch, the first one included, after which a worker counts as hung
 TEACHER_MARGIN = 64  # px of height and width by which a teacher sees more of a frame, a multiple of 64
 # kinds of data: each draws from a random stream of its own
-KNOWN_MOTION, VIDEO, VIEWS, DISTILLATION = range(4)
+KNOWN_MOTION, VIDEO, VIEWS, DISTILLATION, IMAGES = range(5)
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,10 @@ def open_sources(config: Config) -> Sources:
 
 
 class StepBatches(Dataset[Batch]):
-    """Item `step` is the whole batch of that step: flow pairs and two views of images, uint8, channels first.
+    """Item `step` is this process's part of that step's batch: flow pairs and two views of images, uint8.
 
     A kind of data is the same at a step whichever of the others are in use, so that joint training and flow
-    or content alone can be compared.
+    or content alone can be compared; and so is each example, however many processes share the batch.
 
     known1, known2 (K, 3, h, w), truth (K, 2, h, w) px; video1, video2 (V, 3, h, w);
     teacher1, teacher2 (V, 3, h + 64, w + 64), student1, student2 (V, 3, h, w) in another light,
@@ -72,50 +73,55 @@ class StepBatches(Dataset[Batch]):
     """
 
     def __init__(
-        self, sources: Sources, stage: StageConfig, seed: int, view_min_area: float, loss: LossConfig
+        self, sources: Sources, stage: StageConfig, config: Config, process: int = 0, processes: int = 1
     ) -> None:
-        self.sources, self.stage, self.seed, self.view_min_area = sources, stage, seed, view_min_area
-        self.loss = loss
+        self.sources, self.stage, self.loss = sources, stage, config.loss
+        self.seed, self.view_min_area = config.train.seed, config.data.view_min_area
+        self.process, self.processes = process, processes
 
     def __getitem__(self, step: int) -> Batch:
-        def rng(kind: int) -> np.random.Generator:
-            return np.random.default_rng([self.seed, step, kind])
-
-        batch: Batch = {}
-        if self.sources.photos is not None and self.stage.batch:
-            batch |= self._known_motion(self.sources.photos, rng(KNOWN_MOTION))
-        if self.sources.videos is not None and self.stage.video_batch:
-            if in_use(self.loss, PAPER_VIDEO_TERMS):
-                batch |= self._video(self.sources.videos, rng(VIDEO))
-            if self.loss.distillation > 0:
-                batch |= self._distillation(self.sources.videos, rng(DISTILLATION))
-        if self.sources.images is not None:
-            batch |= self._views(self.sources.images, rng(VIEWS))
-        return batch
-
-    def _known_motion(self, photos: ImageSet, rng: np.random.Generator) -> Batch:
-        def photo() -> np.ndarray:
-            return photos[int(rng.integers(len(photos)))]
+        def rngs(kind: int, number: int) -> list[np.random.Generator]:
+            """One an example of this process: those of a batch of `number` are dealt out in equal parts."""
+            part = number // self.processes
+            mine = range(self.process * part, (self.process + 1) * part)
+            return [np.random.default_rng([self.seed, step, kind, i]) for i in mine]
 
         stage = self.stage
-        pairs = [compose_pair(photo, stage.crop, stage.max_motion, rng) for _ in range(stage.batch)]
+        batch: Batch = {}
+        if self.sources.photos is not None and stage.batch:
+            batch |= self._known_motion(self.sources.photos, rngs(KNOWN_MOTION, stage.batch))
+        if self.sources.videos is not None and stage.video_batch:
+            if in_use(self.loss, PAPER_VIDEO_TERMS):
+                batch |= self._video(self.sources.videos, rngs(VIDEO, stage.video_batch))
+            if self.loss.distillation > 0:
+                batch |= self._distillation(self.sources.videos, rngs(DISTILLATION, stage.video_batch))
+        if self.sources.images is not None:
+            batch |= self._views(self.sources.images, step, rngs(VIEWS, stage.image_batch))
+        return batch
+
+    def _known_motion(self, photos: ImageSet, rngs: list[np.random.Generator]) -> Batch:
+        def pair(rng: np.random.Generator) -> KnownMotionPair:
+            def photo() -> np.ndarray:
+                return photos[int(rng.integers(len(photos)))]
+
+            return compose_pair(photo, self.stage.crop, self.stage.max_motion, rng)
+
+        pairs = [pair(rng) for rng in rngs]
         known1, known2 = stack([p.img1 for p in pairs]), stack([p.img2 for p in pairs])
         return {"known1": known1, "known2": known2, "truth": stack([p.flow for p in pairs])}
 
-    def _video(self, videos: FramePairs, rng: np.random.Generator) -> Batch:
-        picks = rng.integers(len(videos), size=self.stage.video_batch)
-        pairs = [_random_crop(*videos[int(i)], self.stage.crop, rng) for i in picks]
+    def _video(self, videos: FramePairs, rngs: list[np.random.Generator]) -> Batch:
+        pairs = [_random_crop(*_pick(videos, rng), self.stage.crop, rng) for rng in rngs]
         return {"video1": stack([p[0] for p in pairs]), "video2": stack([p[1] for p in pairs])}
 
-    def _distillation(self, videos: FramePairs, rng: np.random.Generator) -> Batch:
+    def _distillation(self, videos: FramePairs, rngs: list[np.random.Generator]) -> Batch:
         (h, w), margin = self.stage.crop, TEACHER_MARGIN
-        picks = rng.integers(len(videos), size=self.stage.video_batch)
-        wide = [_random_crop(*videos[int(i)], (h + margin, w + margin), rng) for i in picks]
-        corners = rng.integers(margin + 1, size=(len(wide), 2))
+        wide = [_random_crop(*_pick(videos, rng), (h + margin, w + margin), rng) for rng in rngs]
+        corners = np.array([rng.integers(margin + 1, size=2) for rng in rngs])
         crops = [
             [img[y : y + h, x : x + w] for img in pair] for pair, (y, x) in zip(wide, corners, strict=True)
         ]
-        changed = [photometric(img1, img2, rng) for img1, img2 in crops]
+        changed = [photometric(img1, img2, rng) for (img1, img2), rng in zip(crops, rngs, strict=True)]
         return {
             "teacher1": stack([p[0] for p in wide]),
             "teacher2": stack([p[1] for p in wide]),
@@ -124,11 +130,14 @@ class StepBatches(Dataset[Batch]):
             "corner": torch.from_numpy(corners),
         }
 
-    def _views(self, images: ImageSet, rng: np.random.Generator) -> Batch:
-        picks = rng.choice(
-            len(images), size=self.stage.image_batch, replace=len(images) < self.stage.image_batch
-        )
-        views = [two_views(images[int(i)], rng, self.stage.image_crop, self.view_min_area) for i in picks]
+    def _views(self, images: ImageSet, step: int, rngs: list[np.random.Generator]) -> Batch:
+        number, size, first = self.stage.image_batch, self.stage.image_crop, self.process * len(rngs)
+        whole = np.random.default_rng([self.seed, step, IMAGES, 0])  # no image twice in the whole batch
+        picks = whole.choice(len(images), size=number, replace=len(images) < number)[first:][: len(rngs)]
+        views = [
+            two_views(images[int(i)], rng, size, self.view_min_area)
+            for i, rng in zip(picks, rngs, strict=True)
+        ]
         return {"view1": stack([v[0] for v in views]), "view2": stack([v[1] for v in views])}
 
 
@@ -154,9 +163,10 @@ class FiledBatches(Dataset[Batch]):
 def batches(sources: Sources, stage: StageConfig, config: Config, steps: range) -> Iterator[Batch]:
     """The batches of `steps` in order, made in `data.workers` processes ahead of their use.
 
-    Raises RuntimeError where a worker died or hangs, and what a worker raised.
+    Of several training processes each gets its part. Raises RuntimeError where a worker died or hangs, and
+    what a worker raised.
     """
-    made = StepBatches(sources, stage, config.train.seed, config.data.view_min_area, config.loss)
+    made = StepBatches(sources, stage, config, distributed.rank(), distributed.world())
     if config.data.workers:
         yield from _by_workers(made, steps, config.data.workers)
     else:
@@ -199,6 +209,10 @@ def _kill(workers: list[BaseProcess]) -> None:
 def stack(arrays: list[np.ndarray]) -> Tensor:
     """Arrays (H, W, C) -> tensor (B, C, H, W), channels last in memory."""
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
+
+
+def _pick(videos: FramePairs, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    return videos[int(rng.integers(len(videos)))]
 
 
 def _random_crop(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mcjepa.distributed import SyncedBatchNorm
 from mcjepa.ops import at_least_float32
 
 EXPANDED = (3, 4, 5)  # indices of the levels that the content loss looks at: strides 16, 32, 64
@@ -65,10 +66,10 @@ class Expander(nn.Sequential):
     def __init__(self, dim: int, expander_dim: int) -> None:
         super().__init__(
             nn.Linear(dim, expander_dim),
-            nn.BatchNorm1d(expander_dim),
+            SyncedBatchNorm(expander_dim),
             nn.ReLU(inplace=True),
             nn.Linear(expander_dim, expander_dim),
-            nn.BatchNorm1d(expander_dim),
+            SyncedBatchNorm(expander_dim),
             nn.ReLU(inplace=True),
             nn.Linear(expander_dim, expander_dim, bias=False),
         )

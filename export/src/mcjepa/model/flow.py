@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mcjepa import ops
 from mcjepa.config import EncoderConfig, FlowConfig
+from mcjepa.distributed import SyncedBatchNorm
 from mcjepa.model.encoder import LayerNorm2d
 
 FINEST_STRIDE = 4
@@ -80,7 +81,7 @@ class LevelMatcher(nn.Module):
         self.project = nn.Conv2d(dim, context_dim(config, radius), 1)
         # centred before the l2 norm: else a part that is the same everywhere takes over the direction of all
         # features, every cosine goes to 1, and the level never matches again (seen at stride 8)
-        self.centre = nn.BatchNorm2d(config.match_dim, affine=False)
+        self.centre = SyncedBatchNorm(config.match_dim, affine=False)
         self.log_temperature = nn.Parameter(torch.tensor(math.log(config.temperature)))
 
     def forward(self, feats1: Tensor, feats2: Tensor, flow: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
