@@ -2,12 +2,20 @@
 
 import inspect
 import json
+import pickle
 
 import httpx2
 import mcjepa_client
 import pytest
 from mcjepa_client import _errors
-from mcjepa_client._errors import STATUS_ERRORS, McjepaError, StatusError
+from mcjepa_client._errors import (
+    STATUS_ERRORS,
+    InvalidReplyError,
+    McjepaError,
+    StatusError,
+    VideoError,
+    status_error,
+)
 
 
 @pytest.mark.parametrize(("status", "kind"), STATUS_ERRORS.items())
@@ -74,3 +82,18 @@ def test_the_tree_in_the_docstring_is_the_tree_of_the_classes():
 
 def test_input_errors_are_value_errors():
     assert issubclass(mcjepa_client.InputError, ValueError)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        status_error(503, b'{"detail": "draining"}', request_id="r1", retry_after=2.0),
+        InvalidReplyError("not finite", status_code=200, request_id="r2", body=b"..."),
+        VideoError("truncated", frames=7),
+        mcjepa_client.ConnectionFailedError("refused"),
+    ],
+)
+def test_errors_pass_between_processes(error):
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is type(error)
+    assert (str(copy), vars(copy)) == (str(error), vars(error))

@@ -1,10 +1,13 @@
 """A server of one's own ends with its owner, and says why when it does not start."""
 
+import os
+import signal
 import subprocess
 import sys
 
+import httpx2
 import pytest
-from mcjepa_client import ConnectionFailedError, _guard
+from mcjepa_client import Client, ConnectionFailedError, _guard
 from mcjepa_client._own_server import OwnServer
 
 # Says that it is there, and stays until it is told to end.
@@ -17,6 +20,18 @@ import sys
 from mcjepa_client import _guard
 _guard._STOP_TIMEOUT = 0.1
 sys.exit(_guard.main(sys.argv[1:]))
+"""
+# What the client asks of a server, and on demand its process id.
+SMALL_SERVER = """
+import http.server, os, sys
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(str(os.getpid()).encode())
+
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Handler).serve_forever()
 """
 OWNER = """
 import subprocess, sys
@@ -43,6 +58,16 @@ def test_closing_the_pipe_ends_it_even_when_it_does_not_listen(child):
     assert process.returncode != 0
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends children with their parent")
+def test_what_is_guarded_dies_with_the_guard():
+    """Ray kills the children of an actor: the guard, and not what it guards."""
+    guard = [sys.executable, _guard.__file__, sys.executable, "-c", PATIENT]
+    with subprocess.Popen(guard, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"up\n"
+        process.kill()
+        assert process.stdout.read() == b""
+
+
 def test_the_exit_code_is_handed_on():
     command = [sys.executable, _guard.__file__, sys.executable, "-c", "import sys; sys.exit(7)"]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
@@ -58,3 +83,20 @@ def test_a_server_that_ends_at_once_is_reported_with_its_last_words():
 def test_a_server_that_is_never_ready_is_given_up_and_ended():
     with pytest.raises(ConnectionFailedError, match="no reply"):
         OwnServer([sys.executable, "-c", PATIENT], start_timeout=0.1)
+
+
+def test_a_server_that_dies_is_started_again_at_the_same_address():
+    server = OwnServer([sys.executable, "-c", SMALL_SERVER])
+    first = process_id(server.url)
+    os.kill(first, signal.SIGKILL)
+    with Client(server.url) as client:
+        client.wait_until_ready(60)
+    assert process_id(server.url) != first
+    server.close()
+    with Client(server.url) as client:
+        assert not client.is_alive()
+
+
+def process_id(url):
+    reply = httpx2.get(url, trust_env=False, timeout=60)
+    return int(reply.content)

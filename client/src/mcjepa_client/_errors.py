@@ -29,7 +29,17 @@ from typing import Any
 
 
 class McjepaError(Exception):
-    """Root of every error of this package."""
+    """Root of every error of this package. Each can be pickled, so it passes between processes."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (type(self), self.args, self.__dict__)
+
+
+def _restore(kind: type[McjepaError], args: tuple[Any, ...], attributes: dict[str, Any]) -> McjepaError:
+    """Without __init__, which makes the message of parts that it does not keep."""
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(attributes)
+    return error
 
 
 class InputError(McjepaError, ValueError):

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,13 +20,15 @@ SERVER_COMMAND = (sys.executable, "-m", "mcjepa_server")
 START_TIMEOUT = 300.0  # seconds until it must be ready, loading the models included
 _ATTEMPTS = 3  # another process may be first to take the port that was free
 _STOP_TIMEOUT = 15.0  # longer than the guard gives the server
+_RESTART_DELAY = 1.0  # seconds; one that cannot start again must not keep the machine busy with it
 _LOG_LINES = 5
 
 
 class OwnServer:
     """A server on a free port of this machine; `url` is where.
 
-    It ends with `close`, and with the process that made it, even when that is killed.
+    Once it was ready, it is started again at the same address whenever it dies. It ends with `close`, and
+    with the process that made it, even when that is killed.
 
     Args:
         command: what starts it; host and port are added.
@@ -42,16 +45,19 @@ class OwnServer:
         settings: Mapping[str, str] | None = None,
         start_timeout: float = START_TIMEOUT,
     ) -> None:
+        self._environment = {**os.environ, **(settings or {})}
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - open until close()
         self._http = httpx2.Client(trust_env=False)  # a proxy named in the environment stays out of it
+        self._closing = threading.Event()
+        self._lock = threading.Lock()  # of starting again, against closing
         for attempts_left in reversed(range(_ATTEMPTS)):
             port = _free_port()
             self.url = f"http://127.0.0.1:{port}"
-            self._process = self._start(
-                [*command, "--host", "127.0.0.1", "--port", str(port)], settings or {}
-            )
+            self._command = [*command, "--host", "127.0.0.1", "--port", str(port)]
+            self._process = self._start()
             problem = self._wait(time.monotonic() + start_timeout)
             if problem is None:
+                threading.Thread(target=self._keep, name="mcjepa-own-server", daemon=True).start()
                 return
             ended = self._process.poll() is not None
             self._stop()
@@ -66,18 +72,32 @@ class OwnServer:
 
     def close(self) -> None:
         """End the server, after the requests it is at."""
+        with self._lock:
+            self._closing.set()
         self._stop()
         self._http.close()
         self._log.close()
 
-    def _start(self, command: Sequence[str], settings: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    def _start(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [sys.executable, str(Path(_guard.__file__)), *command],
+            [sys.executable, str(Path(_guard.__file__)), *self._command],
             stdin=subprocess.PIPE,  # its closing is what ends the server
             stdout=self._log,
             stderr=self._log,
-            env={**os.environ, **settings},
+            env=self._environment,
         )
+
+    def _keep(self) -> None:
+        """Start it again whenever it dies, until `close`."""
+        while True:
+            self._process.wait()
+            if self._closing.wait(_RESTART_DELAY):
+                return
+            with self._lock:
+                if self._closing.is_set():
+                    return
+                self._stop()
+                self._process = self._start()
 
     def _wait(self, deadline: float) -> str | None:
         """What is wrong, or None as soon as it is ready."""

@@ -15,10 +15,14 @@ from mcjepa_client._errors import InputError
 Record = dict[str, Any]
 
 
+class FolderInUseError(InputError):
+    """Another process is writing the same results."""
+
+
 class Journal:
     """The records of one folder: what is being computed, then the clips.
 
-    Only one process at a time can have it open. Raises InputError when another one has.
+    Only one process at a time can have it open. Raises FolderInUseError when another one has.
 
     Attributes:
         header: the first record; this and the next two are empty while there is none.
@@ -89,4 +93,4 @@ def _lock(file: IO[bytes], path: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise InputError(f"out: another process is writing to {path.parent}") from error
+        raise FolderInUseError(f"out: another process is writing to {path.parent}") from error
