@@ -16,7 +16,14 @@ from mcjepa_server.metrics import Metrics
 from starlette.testclient import TestClient
 
 pytest.importorskip("openvino", reason="OpenVINO is not installed")
+import openvino
 from mcjepa_server.engines.openvino import OpenVinoEngine
+from mcjepa_server.engines.openvino_bfloat16 import lower_convolutions
+
+needs_bfloat16 = pytest.mark.skipif(
+    "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"),
+    reason="the processor has no bfloat16",
+)
 
 
 def load(repository, **options):
@@ -127,7 +134,7 @@ def test_a_cache_that_others_may_write_to_is_not_used(tmp_path):
     assert private_folder(tmp_path / "file" / "below") is None
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=needs_bfloat16)])
 def test_served_over_http(repository, encode, picture, precision):
     data = encode(picture(33, 100))
     settings = Settings(
@@ -141,27 +148,39 @@ def test_served_over_http(repository, encode, picture, precision):
         assert reply.status_code == 200
 
 
-def automatic(repository):
-    settings = Settings(model_repository=repository, intra_op_threads=1)
+def automatic(repository, precision="bfloat16"):
+    settings = Settings(model_repository=repository, intra_op_threads=1, precision=precision)
     engine = asyncio.run(make_engine(settings, Metrics()))
     asyncio.run(engine.close())
     return engine.name
 
 
-def test_auto_takes_it_where_it_agrees_with_onnx_runtime(repository):
-    assert automatic(repository) == "openvino"
+def test_auto_in_float32_is_onnx_runtime(repository):
+    assert automatic(repository, "float32") == "onnxruntime"
 
 
+@needs_bfloat16
+def test_auto_takes_it_for_bfloat16_where_it_agrees_with_onnx_runtime(repository):
+    assert automatic(repository) == "openvino-bfloat16"
+
+
+def test_auto_goes_on_where_the_processor_has_no_bfloat16(repository, monkeypatch, caplog):
+    monkeypatch.setattr(openvino.Core, "get_property", lambda *_: ["FP32", "INT8"])
+    assert automatic(repository) == "onnxruntime"
+    assert "no instructions for bfloat16" in caplog.text
+
+
+@needs_bfloat16
 def test_auto_leaves_it_where_it_disagrees(repository, monkeypatch, caplog):
     infer = OpenVinoEngine.infer_flow
 
     async def shifted(self, frames, backward):
         output = await infer(self, frames, backward)
-        return FlowOutput(output.flow + np.float32(0.02), output.flow_backward, output.embedding)
+        return FlowOutput(output.flow + np.float32(0.2), output.flow_backward, output.embedding)
 
     monkeypatch.setattr(OpenVinoEngine, "infer_flow", shifted)
     assert automatic(repository) == "onnxruntime"
-    assert "differs from that of onnxruntime by 0.0283 px" in caplog.text
+    assert "differs from that of onnxruntime by 0.283 px" in caplog.text
 
 
 def test_without_the_package_auto_goes_on_and_openvino_says_what_to_install(repository, monkeypatch):
@@ -186,3 +205,44 @@ def test_the_texture_moves():
     first, second = moving_texture(64, 96)[0]
     np.testing.assert_array_equal(second[:dy, dx:], first[-dy:, : 96 - dx])
     assert first.std() > 10
+
+
+def network():
+    """conv + bias -> HSwish -> conv to 2 channels -> sum with a coordinate, as the model's heads are."""
+    ops = openvino.opset13
+    rng = np.random.default_rng(0)
+
+    def conv(x, channels_in, channels):
+        weight = ops.constant(rng.normal(0, 0.2, (channels, channels_in, 3, 3)).astype(np.float32))
+        return ops.convolution(x, weight, [1, 1], [1, 1], [1, 1], [1, 1])
+
+    x = ops.parameter([-1, 3, -1, -1], np.float32, name="x")
+    bias = ops.constant(rng.normal(size=(1, 8, 1, 1)).astype(np.float32))
+    hidden = ops.hswish(ops.add(conv(x, 3, 8), bias))
+    flow = ops.add(conv(hidden, 8, 2), ops.constant(np.float32(1000)))
+    return openvino.Model([flow], [x])
+
+
+def test_only_convolutions_to_features_and_what_is_between_them_are_lowered():
+    model = network()
+    lower_convolutions(model)
+    kinds = {"Convolution", "Add", "HSwish"}
+    types = [
+        (op.get_type_name(), op.get_output_element_type(0).get_type_name())
+        for op in model.get_ordered_ops()
+        if op.get_type_name() in kinds
+    ]
+    assert types == [
+        ("Convolution", "bf16"), ("Add", "bf16"), ("HSwish", "bf16"), ("Convolution", "f32"), ("Add", "f32"),
+    ]  # fmt: skip
+
+
+@needs_bfloat16
+def test_lowered_the_model_computes_the_same_but_for_rounding_of_features():
+    x = np.random.default_rng(1).normal(size=(2, 3, 16, 24)).astype(np.float32)
+    exact, lowered = network(), network()
+    lower_convolutions(lowered)
+    settings = {"INFERENCE_PRECISION_HINT": "f32"}
+    one, two = (openvino.compile_model(model, "CPU", settings)([x])[0] for model in (exact, lowered))
+    gap = np.abs(one - two).max()
+    assert 0 < gap < 0.05  # of values near 1000, which bfloat16 knows to 4

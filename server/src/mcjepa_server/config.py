@@ -30,12 +30,12 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
     engine: EngineName = Field(
         default="auto",
-        description="What runs the models; auto is triton where Triton's address is given, else openvino "
-        "where it is installed and agrees with onnxruntime, else onnxruntime.",
+        description="What runs the models; auto is triton where Triton's address is given, else "
+        "onnxruntime; with bfloat16 openvino, where it can and agrees with onnxruntime.",
     )
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32",
-        description="Of openvino's arithmetic: bfloat16 is faster on processors that have it, less exact.",
+        description="Of openvino's convolutions: bfloat16 is faster on processors that have it.",
     )
     engine_cache: Path | None = Field(
         default=None,

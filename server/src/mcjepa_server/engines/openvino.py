@@ -15,14 +15,13 @@ import numpy as np
 from mcjepa_server.contract import EMBED, FLOW, FLOW_BIDIRECTIONAL, MODEL_NAMES, Contract, load_contract
 from mcjepa_server.engine import EmbedOutput, FloatArray, FlowOutput, Uint8Array
 from mcjepa_server.engines.graphs import Tensor, cannot_be_loaded, check_graph, graph_file
-from mcjepa_server.errors import EngineError
+from mcjepa_server.errors import ContractError, EngineError
 
 if TYPE_CHECKING:  # an optional requirement, imported when an engine is loaded
     import openvino as ov
 
 Precision = Literal["float32", "bfloat16"]
 
-_HINTS = {"float32": "f32", "bfloat16": "bf16"}
 _ONNX_TYPES = {"u8": "tensor(uint8)", "f32": "tensor(float)"}
 
 
@@ -54,13 +53,18 @@ class OpenVinoEngine:
     ) -> OpenVinoEngine:
         """Reads a model repository. Blocking. Raises ContractError for anything missing or different.
 
-        ``cache`` keeps what was compiled for the next start. Raises ImportError without OpenVINO.
+        ``cache`` keeps what was compiled for the next start. bfloat16 is of the convolutions alone, and an
+        error on a processor without it. Raises ImportError without OpenVINO.
         """
         import openvino as ov
 
+        from mcjepa_server.engines.openvino_bfloat16 import lower_convolutions
+
         contract = load_contract(repository)
         core = ov.Core()
-        core.set_property("CPU", _properties(intra_op_threads, workers, precision))
+        if precision == "bfloat16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            raise ContractError("this processor has no instructions for bfloat16")
+        core.set_property("CPU", _properties(intra_op_threads, workers))
         if cache is not None:
             core.set_property({"CACHE_DIR": str(cache)})
         models = {}
@@ -69,6 +73,8 @@ class OpenVinoEngine:
             try:
                 model = core.read_model(path)
                 check_graph(contract, name, _tensors(model.inputs), _tensors(model.outputs))
+                if precision == "bfloat16":
+                    lower_convolutions(model)
                 models[name] = core.compile_model(model, "CPU")
             except RuntimeError as error:  # OpenVINO's own are no more precise
                 raise cannot_be_loaded(name, error) from error
@@ -137,10 +143,10 @@ class _Call:
                 self._running.cancel()
 
 
-def _properties(intra_op_threads: int, workers: int, precision: Precision) -> dict[str, object]:
+def _properties(intra_op_threads: int, workers: int) -> dict[str, object]:
     properties: dict[str, object] = {
         "NUM_STREAMS": workers,
-        "INFERENCE_PRECISION_HINT": _HINTS[precision],
+        "INFERENCE_PRECISION_HINT": "f32",  # what the graph says, where the default is the processor's choice
         # Pinned threads of two processes would share one core while another is idle.
         "ENABLE_CPU_PINNING": False,
     }

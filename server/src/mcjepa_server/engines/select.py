@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 from anyio.to_thread import run_sync
@@ -14,7 +13,7 @@ from platformdirs import user_cache_path
 from mcjepa_server.config import Settings
 from mcjepa_server.contract import FLOW, MODEL_NAMES, check_version
 from mcjepa_server.engine import Engine
-from mcjepa_server.engines.agreement import check_agreement
+from mcjepa_server.engines.agreement import BFLOAT16, check_agreement
 from mcjepa_server.errors import ContractError, EngineError
 from mcjepa_server.metrics import Metrics
 
@@ -46,22 +45,21 @@ async def _embedded(settings: Settings, repository: Path) -> Engine:
     """An engine of this process."""
     if settings.engine == "openvino":
         return await run_sync(_openvino, settings, repository)
-    if settings.engine == "auto" and find_spec("openvino") is not None:
+    if settings.engine == "auto" and settings.precision == "bfloat16":
         try:
             return await _checked_openvino(settings, repository)
         except (ContractError, EngineError) as error:
-            logger.warning("openvino is not used: %s", error)
+            logger.warning("openvino is not used, nor bfloat16: %s", error)
     return await run_sync(_onnxruntime, settings, repository, MODEL_NAMES)
 
 
 async def _checked_openvino(settings: Settings, repository: Path) -> Engine:
-    """Raises ContractError or EngineError unless it computes what ONNX Runtime computes."""
+    """Raises ContractError or EngineError unless it computes what ONNX Runtime computes, but for rounding."""
     engine = await run_sync(_openvino, settings, repository)
     try:
-        if settings.precision == "float32":  # who asks for less wants the difference
-            reference = await run_sync(_onnxruntime, settings, repository, (FLOW,))
-            await check_agreement(engine, reference)
-            await reference.close()
+        reference = await run_sync(_onnxruntime, settings, repository, (FLOW,))
+        await check_agreement(engine, reference, BFLOAT16)
+        await reference.close()
     except (ContractError, EngineError):
         await engine.close()
         raise
