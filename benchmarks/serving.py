@@ -41,15 +41,17 @@ if __name__ == "__main__":
 class ServerProcess:
     """mcjepa-server on a free port (or the given one) in a process of its own, ready to serve."""
 
-    def __init__(self, *, fake: bool = False, port: int = 0, **settings: object) -> None:
+    def __init__(
+        self, *, fake: bool = False, script: str = FAKE_SERVER, port: int = 0, **settings: object
+    ) -> None:
         self._folder = tempfile.TemporaryDirectory()
         environment = {k: v for k, v in os.environ.items() if not k.startswith("MCJEPA_")}
         environment |= {f"MCJEPA_{name.upper()}": str(value) for name, value in settings.items()}
         environment |= {"MCJEPA_PORT": str(port)}
         if fake:
-            script = Path(self._folder.name) / "fake_server.py"
-            script.write_text(FAKE_SERVER)
-            command = [sys.executable, str(script)]
+            file = Path(self._folder.name) / "fake_server.py"
+            file.write_text(script)
+            command = [sys.executable, str(file)]
         else:
             environment.setdefault("MCJEPA_MODEL_REPOSITORY", str(ROOT / "model_repository"))
             command = [sys.executable, "-m", "mcjepa_server"]

@@ -7,9 +7,9 @@ engine alone is timed on clips of 2 and of 16 frames, which says what a frame co
 flow of a pair costs: a pair encodes two frames where a clip encodes one, so the engine gains at most
 (2 encode + flow) / (encode + flow).
 
-Memory: 10,000 frames of 64x48 pass `Client.video` and `Client.process`; the peak of client and server after a
-tenth of them is compared with that after all. The server answers with the fake engine there, so that what is
-measured is the gateway and the client, not the hours of a model.
+Memory: videos of 1,000 and of 10,000 frames of 64x48 pass `Client.video` and `Client.process`, each in
+processes of its own, and the peaks of client and server are compared. The server answers with the fake engine
+there, so that what is measured is the gateway and the client, not the hours of a model.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -216,41 +217,39 @@ def running_gateway(threads: int, fake: bool) -> Iterator[tuple[str, int]]:
 
 
 def measure_memory(folder: Path, count: int) -> dict[str, Any]:
-    """Peaks in MiB after a tenth of the frames and after all, for both calls."""
-    video = folder / "long.mp4"
-    noise = np.random.default_rng(0).integers(0, 256, (SMALL[1], SMALL[0] + 64, 3), np.uint8)
-    frames = (np.ascontiguousarray(noise[:, i % 64 : i % 64 + SMALL[0]]) for i in range(count))
-    write_video(video, frames, SMALL)
+    """Peaks in MiB over a tenth of the frames and over all, for both calls, each in processes of its own."""
     report: dict[str, Any] = {"frames": count}
-    for call in ("video", "process"):
-        with running_gateway(1, fake=True) as (url, server):
-            context = multiprocessing.get_context("spawn")
-            receiving, sending = context.Pipe(duplex=False)
-            arguments = (call, url, str(video), str(folder / "out"), count // 10, server, sending)
-            child = context.Process(target=watch_memory, args=arguments)
-            child.start()
-            report[call] = receiving.recv()
-            child.join()
+    for number in (count // 10, count):
+        video = folder / f"{number}.mp4"
+        noise = np.random.default_rng(0).integers(0, 256, (SMALL[1], SMALL[0] + 64, 3), np.uint8)
+        frames = (np.ascontiguousarray(noise[:, i % 64 : i % 64 + SMALL[0]]) for i in range(number))
+        write_video(video, frames, SMALL)
+        for call in ("video", "process"):
+            report.setdefault(call, {})[number] = peaks(call, video, folder / f"out{number}")
     return report
 
 
-def watch_memory(call: str, url: str, video: str, out: str, early: int, server: int, connection: Any) -> None:
-    """Runs in a process of its own; sends the peaks of itself and of the server."""
-    peaks: dict[str, dict[str, float]] = {}
+def peaks(call: str, video: Path, out: Path) -> dict[str, float]:
+    """Peaks of a client and a server that do this and nothing else."""
+    with running_gateway(1, fake=True) as (url, server):
+        context = multiprocessing.get_context("spawn")
+        receiving, sending = context.Pipe(duplex=False)
+        child = context.Process(target=watch_memory, args=(call, url, str(video), str(out), sending))
+        child.start()
+        client = receiving.recv()
+        child.join()
+        return {"client": client, "server": peak_mib(server)}
 
-    def note(done: int) -> None:
-        if done >= early and "early" not in peaks:
-            peaks["early"] = {"client": peak_mib(os.getpid()), "server": peak_mib(server)}
 
+def watch_memory(call: str, url: str, video: str, out: str, connection: Any) -> None:
+    """Runs in a process of its own; sends the peak of that."""
     with Client(url) as client:
         client.wait_until_ready(TIMEOUT)
         if call == "video":
-            for result in client.video(video):
-                note(result.index)
+            deque(client.video(video), maxlen=0)
         else:
-            client.process(video, out, progress=lambda stage, done, total: note(done))
-    peaks["end"] = {"client": peak_mib(os.getpid()), "server": peak_mib(server)}
-    connection.send(peaks)
+            client.process(video, out)
+    connection.send(peak_mib(os.getpid()))
 
 
 def peak_mib(process: int) -> float:
@@ -279,13 +278,14 @@ def show_speed(report: dict[str, Any]) -> None:
 
 
 def show_memory(report: dict[str, Any]) -> None:
-    print(f"Peak memory over {report['frames']} frames of {SMALL[0]}x{SMALL[1]}, fake engine; MiB")
+    count = report["frames"]
+    print(f"Peak memory over {count // 10} and {count} frames of {SMALL[0]}x{SMALL[1]}, fake engine; MiB")
     for call in ("video", "process"):
-        early, end = report[call]["early"], report[call]["end"]
+        few, many = report[call][count // 10], report[call][count]
         for side in ("client", "server"):
-            growth = 100 * (end[side] / early[side] - 1)
+            growth = 100 * (many[side] / few[side] - 1)
             label = f"{call}, {side}"
-            print(f"  {label:<22}{early[side]:>8} after a tenth{end[side]:>8} after all  {growth:+.1f} %")
+            print(f"  {label:<22}{few[side]:>8}{many[side]:>8}  {growth:+.1f} %")
 
 
 if __name__ == "__main__":

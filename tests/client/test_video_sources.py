@@ -103,6 +103,19 @@ def test_what_is_not_there_is_an_input_error(source):
         open_source(source)
 
 
+def test_a_camera_gives_frames_as_they_arrive_until_it_is_gone(tmp_path, write_video, monkeypatch):
+    """A file that OpenCV reads stands for the camera."""
+    recorded = str(write_video(tmp_path / "camera.mp4", frames=3, codec="libx264"))
+    open_capture = cv2.VideoCapture
+    monkeypatch.setattr(cv2, "VideoCapture", lambda number: open_capture(recorded) if number == 7 else None)
+    clock = iter([100.0, 100.5, 102.0, 103.0])
+    monkeypatch.setattr("mcjepa_client._video.images.time.monotonic", lambda: next(clock))
+    frames, seen = open_source(7).frames(), []
+    with pytest.raises(VideoError, match="camera 7: no picture after 3 frames"):
+        seen.extend((frame.index, frame.timestamp, frame.load().shape) for frame in frames)
+    assert seen == [(0, 0.0, (48, 80, 3)), (1, 0.5, (48, 80, 3)), (2, 2.0, (48, 80, 3))]
+
+
 def test_a_folder_without_images_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match="no images"):
         open_source(tmp_path)
