@@ -53,6 +53,12 @@ def repository(saved, frames, tmp_path_factory):
 
 
 @pytest.mark.slow
+def test_the_files_do_not_tell_where_they_were_made(repository):
+    source = str(Path(parity.__file__).parent).encode()
+    assert [p for p in repository.glob("*/1/model.onnx") if source in p.read_bytes()] == []
+
+
+@pytest.mark.slow
 def test_exported_models_answer_as_torch_does_at_any_size(saved, repository):
     model, onnx = checkpoint.load(saved).model, OnnxModels(repository)
     rng = np.random.default_rng(0)

@@ -16,6 +16,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+import onnx
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
@@ -110,7 +111,19 @@ def export_graph(graph: Graph, path: Path) -> None:
             external_data=False,
             verbose=False,
         )
+    onnx.save(without_metadata(onnx.load(part)), part)
     os.replace(part, path)
+
+
+def without_metadata(model: onnx.ModelProto) -> onnx.ModelProto:
+    """`model` less what the exporter notes at each node: the source code, and where on this machine it was.
+
+    That is a quarter of the file, and nothing that runs the graph reads it.
+    """
+    graph = model.graph
+    for part in (graph, *graph.node, *graph.value_info, *graph.initializer, *graph.input, *graph.output):
+        del part.metadata_props[:]
+    return model
 
 
 def _dynamic_dims(graph: Graph) -> dict[int, object]:
