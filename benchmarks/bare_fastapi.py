@@ -1,4 +1,4 @@
-"""The least that serves the flow model: FastAPI and OpenVINO around the same file, no check of anything.
+"""The least that serves the flow model: FastAPI around the same file.
 
 python benchmarks/bare_fastapi.py MODEL_REPOSITORY THREADS --port PORT
 """
@@ -7,20 +7,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from threading import Lock
 
-import cv2
-import numpy as np
-import openvino as ov
 import uvicorn
 from fastapi import FastAPI, Response, UploadFile
+from peer_model import PeerModel
 
 
 def make_app(repository: Path, threads: int) -> FastAPI:
     app = FastAPI()
-    properties = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
-    model = ov.Core().compile_model(repository / "mcjepa_flow" / "1" / "model.onnx", "CPU", properties)
-    turn = Lock()
+    model = PeerModel(repository, threads)
 
     @app.get("/readyz")
     def ready() -> str:
@@ -28,18 +23,9 @@ def make_app(repository: Path, threads: int) -> FastAPI:
 
     @app.post("/v1/flow")
     def flow(frame1: UploadFile, frame2: UploadFile) -> Response:  # in a thread
-        frames = np.stack([decode(frame1.file.read()), decode(frame2.file.read())])[None]
-        with turn:
-            (raw, *_) = model({0: frames}).values()
-        return Response(np.ascontiguousarray(raw[0, 0].transpose(1, 2, 0)).tobytes())
+        return Response(model.flow(frame1.file.read(), frame2.file.read()))
 
     return app
-
-
-def decode(data: bytes) -> np.ndarray:
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-    assert image is not None, "an image"
-    return image
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How fast it is: engines beside OpenCV's classical flow, and the gateway beside a bare FastAPI endpoint.
+"""How fast it is: engines beside OpenCV's classical flow, and the gateway beside other servers.
 
 Everything that is compared takes turns in one run, on the same real frames of 1024x448. Wall time depends on
 what else the machine does; processor time (cpu) hardly does, and the ratios are made of it.
@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import statistics
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import engines
 import gateways
-from common import HEIGHT, WIDTH, machine, read_frames, write_json
+from common import HEIGHT, WIDTH, machine, read_frames, rounded, write_json
 from mcjepa_server import Settings
 from mcjepa_server.engines.select import find_model_repository
 
@@ -26,10 +29,27 @@ def main() -> None:
     report: dict[str, Any] = {"machine": machine(arguments.threads), "size": [WIDTH, HEIGHT]}
     report["engines"] = engines.measure(repository, frames, arguments.threads, rounds)
     show_engines(report)
+    report["direct"] = gateways.direct(repository, frames[:2], arguments.threads, rounds)
     report["gateways"] = gateways.measure(repository, frames[:2], arguments.threads, clients, each)
-    show_gateways(report["gateways"])
+    report["bars"] = gateways.bars(report["gateways"], report["direct"])
+    show_gateways(report)
+    report["client_import_cpu_s"] = client_import()
+    print(f"\nimport mcjepa_client: {report['client_import_cpu_s']} s of a processor")
     if arguments.output:
         write_json(arguments.output, report)
+
+
+def client_import(runs: int = 5) -> float:
+    """Processor seconds that importing the client takes in a new process, the median."""
+    script = (
+        "import time; began = time.process_time(); import mcjepa_client; print(time.process_time() - began)"
+    )
+    command = [sys.executable, "-c", script]
+    times = [
+        float(subprocess.run(command, capture_output=True, check=True, timeout=60).stdout)
+        for _ in range(runs)
+    ]
+    return rounded(statistics.median(times))
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -59,21 +79,25 @@ def show_engines(report: dict[str, Any]) -> None:
         print(f"  {name}: {value}")
     roof = report["engines"]["roofline"]
     print(f"  {roof['gmac']} GMAC; a matrix product reaches {roof['gemm_gflops_per_core']} GFLOP/s a core,")
-    print(f"  openvino works at {100 * roof['share']:.0f} % of that", flush=True)
+    print(f"  onnxruntime works at {100 * roof['share']:.0f} % of that", flush=True)
 
 
 def show_gateways(report: dict[str, Any]) -> None:
     print("\nPairs over HTTP, PNG files in, flow out; ms")
     print(f"  {'':<30}{'p50':>9}{'p90':>9}{'p99':>9}{'cpu':>9}{'per s':>9}")
-    for name, rows in report.items():
+    for name, row in report["direct"].items():
+        print(f"  {'in one process, ' + name:<30}  {row['p50']}, cpu {row['cpu']}")
+    for name, rows in report["gateways"].items():
         for key, row in rows.items():
             if isinstance(row, dict):
                 cells = "".join(
                     f"{row[cell]:>9}" for cell in ("p50", "p90", "p99", "cpu_ms_per_request", "per_s")
                 )
                 print(f"  {name + ', ' + key:<30}{cells}")
-    for name, rows in report.items():
+    for name, rows in report["gateways"].items():
         print(f"  {name}: ready in {rows['ready_s']} s (cpu {rows['ready_cpu_s']} s), {rows['memory_mb']} MB")
+    for name, value in report["bars"].items():
+        print(f"  {name}: {value}")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
-"""The gateway, and a bare FastAPI endpoint around the same file, asked by the same clients in turn."""
+"""The gateway, a bare FastAPI endpoint, LitServe and BentoML around the same file, asked in turn."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,9 +17,16 @@ from typing import Any
 
 import cv2
 import httpx2
-from common import Uint8Array, quantiles, rounded
+from common import Uint8Array, quantiles, rounded, take_turns
+from mcjepa_server.engines.onnxruntime import OnnxRuntimeEngine
+from mcjepa_server.flowcodec import encode_flo
+from mcjepa_server.geometry import Padding, pack_clip, plan_geometry, unpack_flow
+from mcjepa_server.images import PixelBudget, decode_image
 
 TIMEOUT = 300.0  # s, of one request or of a start
+HERE = Path(__file__).parent
+PLAIN = {"Accept-Encoding": "identity"}  # LitServe would compress
+PEERS = HERE.parent / ".venv-bench/bin/python"  # of the environment that `make bench` makes for them
 
 
 @dataclass
@@ -38,8 +46,8 @@ def measure(
     files = {f"frame{number}": encode_png(frame) for number, frame in enumerate(pair, start=1)}
     with ExitStack() as stack:
         servers = {
-            "gateway": stack.enter_context(start(gateway_command(repository), threads)),
-            "bare FastAPI": stack.enter_context(start(bare_command(repository, threads), threads)),
+            name: stack.enter_context(start(command, repository, threads))
+            for name, command in commands(repository, threads).items()
         }
         report: dict[str, Any] = {
             name: {"ready_s": rounded(server.ready_s), "ready_cpu_s": rounded(server.ready_cpu_s)}
@@ -55,21 +63,70 @@ def measure(
     return report
 
 
+def direct(repository: Path, pair: Uint8Array, threads: int, rounds: int) -> dict[str, dict[str, float]]:
+    """Times in this process of the engine alone, and with what a request needs: decoding, encoding."""
+    engine = OnnxRuntimeEngine.load(repository, threads, workers=1)
+    files = [encode_png(frame) for frame in pair]
+    height, width = pair.shape[1:3]
+    geometry = plan_geometry(width, height, Padding(64), max(width, height), width * height)
+
+    def whole() -> bytes:
+        budget = PixelBudget(2 * width * height, 2 * width * height)
+        clip = pack_clip([decode_image(data, "frame", budget) for data in files], geometry)
+        flow = asyncio.run(engine.infer_flow(clip, backward=False)).flow
+        return encode_flo(unpack_flow(flow[0], geometry)[0])
+
+    clip = pack_clip(list(pair), geometry)
+    alone = take_turns(
+        {
+            "engine": lambda: asyncio.run(engine.infer_flow(clip, backward=False)),
+            "decode + engine + encode": whole,
+        },
+        rounds,
+    )
+    asyncio.run(engine.close())
+    return alone
+
+
+def bars(servers: Mapping[str, Any], alone: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """What the gateway adds, and where it stands beside the peers; of wall time, or processor time (cpu)."""
+    whole, engine, gateway = alone["decode + engine + encode"], alone["engine"], servers["gateway"]
+    counts = [key for key in gateway if key.endswith("clients")]
+    one, many = gateway[counts[0]], gateway["8 clients" if "8 clients" in counts else counts[-1]]
+    peers = [server for name, server in servers.items() if name != "gateway"]
+    found = {
+        "p50 of one client / decode + engine + encode": one["p50"] / whole["p50"],
+        "the same, cpu": one["cpu_ms_per_request"] / whole["cpu"],
+        "throughput of 8 clients / the engine's own": many["per_s"] * engine["p50"] / 1000,
+        "memory / the leanest peer's": gateway["memory_mb"] / min(peer["memory_mb"] for peer in peers),
+    }
+    for key in counts:
+        best = max(peer[key]["per_s"] for peer in peers)
+        found[f"throughput of {key} / the best peer's"] = gateway[key]["per_s"] / best
+    return {name: rounded(value) for name, value in found.items()}
+
+
 def encode_png(frame: Uint8Array) -> bytes:
     _, data = cv2.imencode(".png", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
     return data.tobytes()
 
 
-def gateway_command(repository: Path) -> list[str]:
-    return ["-m", "mcjepa_server", "--model-repository", str(repository)]
-
-
-def bare_command(repository: Path, threads: int) -> list[str]:
-    return [str(Path(__file__).with_name("bare_fastapi.py")), str(repository), str(threads)]
+def commands(repository: Path, threads: int) -> dict[str, list[str]]:
+    """What starts each server, less its port; LitServe and BentoML where their environment was made."""
+    given = [str(repository), str(threads)]
+    found = {
+        "gateway": [sys.executable, "-m", "mcjepa_server", "--model-repository", str(repository)],
+        "bare FastAPI": [sys.executable, str(HERE / "bare_fastapi.py"), *given],
+    }
+    if PEERS.is_file():
+        found["LitServe"] = [str(PEERS), str(HERE / "litserve_server.py"), *given]
+        service = ["bentoml_service:Flow", "--working-dir", str(HERE)]
+        found["BentoML"] = [str(PEERS), "-m", "bentoml", "serve", *service]
+    return found
 
 
 @contextmanager
-def start(command: list[str], threads: int) -> Iterator[Running]:
+def start(command: list[str], repository: Path, threads: int) -> Iterator[Running]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -77,11 +134,15 @@ def start(command: list[str], threads: int) -> Iterator[Running]:
         **os.environ,
         "MCJEPA_INTRA_OP_THREADS": str(threads),
         "MCJEPA_MAX_QUEUE_WAIT_S": str(TIMEOUT),
+        "MCJEPA_REQUEST_TIMEOUT_S": str(TIMEOUT),
+        "MCJEPA_MAX_CONCURRENCY_PER_KEY": "256",
+        "MODEL_REPOSITORY": str(repository),  # what BentoML's service reads
+        "THREADS": str(threads),
+        "BENTOML_DO_NOT_TRACK": "True",
     }
-    environment |= {"MCJEPA_REQUEST_TIMEOUT_S": str(TIMEOUT), "MCJEPA_MAX_CONCURRENCY_PER_KEY": "256"}
     began = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, *command, "--port", str(port)],
+        [*command, "--port", str(port)],
         env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
@@ -121,7 +182,7 @@ def load(server: Running, files: dict[str, bytes], clients: int, requests: int) 
 
 def one_client(url: str, files: dict[str, bytes], requests: int) -> list[float]:
     times = []
-    with httpx2.Client(trust_env=False, timeout=TIMEOUT) as http:
+    with httpx2.Client(trust_env=False, timeout=TIMEOUT, headers=PLAIN) as http:
         for _ in range(requests):
             began = time.perf_counter()
             http.post(f"{url}/v1/flow", files=files).raise_for_status()

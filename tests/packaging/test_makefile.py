@@ -103,3 +103,9 @@ def test_an_environment_of_another_clone_is_made_anew(make, tmp_path):
     (environment / ".created").write_text("/another/clone")
     (environment / ".ready-to-run").touch()
     assert "-m venv --clear" in make("-n", "serve")
+
+
+def test_the_peers_of_the_benchmark_have_an_environment_of_their_own(make):
+    installs = [line for line in make("-n", "bench").splitlines() if "litserve" in line and "install" in line]
+    assert installs
+    assert all(line.startswith(".venv-bench/bin/python") for line in installs)

@@ -1,0 +1,41 @@
+"""The flow model behind LitServe, around the same file.
+
+python benchmarks/litserve_server.py MODEL_REPOSITORY THREADS --port PORT
+"""
+
+# No annotations of the future: LitServe looks at the class of the argument, not at its name.
+import argparse
+from pathlib import Path
+
+import litserve
+from fastapi import Request, Response
+from peer_model import PeerModel
+
+
+class FlowAPI(litserve.LitAPI):  # type: ignore[misc]
+    def __init__(self, repository: Path, threads: int) -> None:
+        super().__init__(api_path="/v1/flow")
+        self._arguments = repository, threads
+
+    def setup(self, device: str) -> None:  # in a process of its own
+        self.model = PeerModel(*self._arguments)
+
+    def decode_request(self, request: Request) -> list[bytes]:  # the fields of the form
+        return [request[name].file.read() for name in ("frame1", "frame2")]
+
+    def predict(self, x: list[bytes]) -> bytes:
+        return self.model.flow(*x)
+
+    def encode_response(self, output: bytes) -> Response:
+        return Response(output)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("repository", type=Path)
+    parser.add_argument("threads", type=int)
+    parser.add_argument("--port", type=int, required=True)
+    given = parser.parse_args()
+    api = FlowAPI(given.repository, given.threads)
+    server = litserve.LitServer(api, accelerator="cpu", timeout=300, healthcheck_path="/readyz")
+    server.run(host="127.0.0.1", port=given.port, generate_client_file=False, log_level="warning")

@@ -1,0 +1,36 @@
+"""What the peers serve: the flow model in ONNX Runtime, PNG in, raw float32 out, no check of anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from threading import Lock
+
+import cv2
+import numpy as np
+import onnxruntime as ort
+
+
+class PeerModel:
+    """One inference at a time, on all threads that it was given."""
+
+    def __init__(self, repository: Path, threads: int) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.enable_mem_pattern = False  # as in the gateway, so that only the serving differs
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        path = repository / "mcjepa_flow" / "1" / "model.onnx"
+        self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self._turn = Lock()
+
+    def flow(self, frame1: bytes, frame2: bytes) -> bytes:
+        """Two image files -> flow (H, W, 2) px, float32."""
+        frames = np.stack([_decode(frame1), _decode(frame2)])[None]
+        with self._turn:
+            (flow,) = self._session.run(["flow"], {"frames": frames})
+        return np.ascontiguousarray(flow[0, 0].transpose(1, 2, 0)).tobytes()
+
+
+def _decode(data: bytes) -> np.ndarray:
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    assert image is not None, "an image"
+    return image
