@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -150,8 +151,12 @@ def start(command: list[str], repository: Path, threads: int) -> Iterator[Runnin
         wait_until_ready(url, process, began + TIMEOUT)
         yield Running(url, process, time.perf_counter() - began, cpu_seconds(process.pid))
     finally:
+        members = family(process.pid)
         process.terminate()
         process.wait(TIMEOUT)
+        for member in members:  # those of LitServe outlive it
+            with suppress(ProcessLookupError):
+                os.kill(member, signal.SIGKILL)
 
 
 def wait_until_ready(url: str, process: subprocess.Popen[bytes], deadline: float) -> None:
