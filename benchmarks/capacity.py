@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import math
 import time
 from collections.abc import Awaitable, Callable
@@ -73,15 +74,14 @@ MODES = {
 
 def main() -> None:
     arguments = parse_arguments()
-    found = machine()
     site = Site(**{name: getattr(arguments, name) for name in Site.__dataclass_fields__})
-    width, height = arguments.size
-    costs = measure(width, height, arguments.requests)
-    figures: dict[str, Any] = {
-        "machine": found,
-        "frame": f"{width}x{height}",
+    if arguments.costs is None:
+        width, height = arguments.size
+        figures, costs = measured(width, height, arguments.requests)
+    else:
+        figures, costs = read(arguments.costs)
+    figures |= {
         "site": asdict(site) | {"gpu_source": arguments.gpu_source},
-        "cost_of_a_pair": {mode: rounded(asdict(cost)) for mode, cost in costs.items()},
         "plans": {
             mode: {f"{rate:g}/s": plan(cost, site, rate) for rate in RATES} for mode, cost in costs.items()
         },
@@ -89,6 +89,20 @@ def main() -> None:
     if site.gpu_ms is not None:
         figures["waiting"] = {mode: waiting(cost, site) for mode, cost in costs.items()}
     report(figures, arguments.output)
+
+
+def measured(width: int, height: int, requests: int) -> tuple[dict[str, Any], dict[str, Cost]]:
+    figures: dict[str, Any] = {"machine": machine(), "frame": f"{width}x{height}"}
+    costs = measure(width, height, requests)
+    figures["cost_of_a_pair"] = {mode: rounded(asdict(cost)) for mode, cost in costs.items()}
+    return figures, costs
+
+
+def read(path: Path) -> tuple[dict[str, Any], dict[str, Cost]]:
+    """What an earlier run measured, with its machine."""
+    figures = json.loads(path.read_text())
+    kept = {name: figures[name] for name in ("machine", "frame", "cost_of_a_pair")}
+    return kept, {mode: Cost(**cost) for mode, cost in kept["cost_of_a_pair"].items()}
 
 
 def measure(width: int, height: int, requests: int) -> dict[str, Cost]:
@@ -236,6 +250,7 @@ def parse_arguments() -> argparse.Namespace:
     defaults = Site()
     parser.add_argument("--size", type=_size, default=(1024, 448), metavar="WxH", help="of the frames, px")
     parser.add_argument("--requests", type=int, default=20, help="a round; default %(default)s")
+    parser.add_argument("--costs", type=Path, help="an earlier --output, whose measured costs are taken")
     parser.add_argument("--load", type=float, default=defaults.load, help="that is planned for, 0 to 1")
     parser.add_argument("--cores", type=int, default=defaults.cores, help="of a gateway's machine")
     parser.add_argument("--gateway-cores", type=int, default=defaults.gateway_cores, help="of one gateway")

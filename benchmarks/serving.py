@@ -108,8 +108,8 @@ class ServerProcess:
     def _read(self) -> None:
         """Keeps the log, so that the process never waits for someone to read it."""
         assert self.process.stderr is not None
-        with self.log.open("wb") as log:
-            for line in self.process.stderr:
+        with self.process.stderr as lines, self.log.open("wb") as log:
+            for line in lines:
                 log.write(line)
                 log.flush()
                 if found := LISTENING.search(line):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import json
 import sys
 from pathlib import Path
 
@@ -76,6 +77,17 @@ def test_what_is_not_given_is_left_out(capacity, cost):
     assert "tritons" not in found
     assert found["embedded"]["an_hour"] is None
     assert found["traffic"]["egress_an_hour"] is None
+
+
+def test_earlier_costs_are_taken_as_they_are(capacity, cost, tmp_path):
+    file = tmp_path / "earlier.json"
+    earlier = {
+        "machine": {"cores": 2},
+        "frame": "64x64",
+        "cost_of_a_pair": {"pair": dataclasses.asdict(cost)},
+    }
+    file.write_text(json.dumps(earlier | {"plans": {}}))
+    assert capacity.read(file) == (earlier, {"pair": cost})
 
 
 def test_frames_are_padded_to_the_stride(capacity):

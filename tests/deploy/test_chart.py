@@ -2,6 +2,7 @@
 
 import math
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,17 @@ def test_kubernetes_accepts_every_object(rendered, version):
     assert len(own) >= 3
     for found in own:
         validate.validate(found, version, strict=True)
+
+
+def test_the_values_in_the_documentation_are_valid(render):
+    validate = pytest.importorskip("kubernetes_validate", reason=".ci/run installs kubernetes-validate")
+    text = (ROOT / "docs" / "deploy.md").read_text()
+    blocks = [textwrap.dedent(block) for block in re.findall(r" *```yaml\n(.*?)```", text, re.DOTALL)]
+    (values,) = [yaml.safe_load(block) for block in blocks if "modelRepository" in block]
+    objects = render(values)
+    assert pod(objects, "StatefulSet")["initContainers"][0]["image"].startswith("registry.example.org/")
+    for found in objects:
+        validate.validate(found, KUBERNETES[-1], strict=True)
 
 
 def test_kubernetes_refuses_a_slip(render):
