@@ -189,6 +189,29 @@ def test_requests_go_to_every_triton_in_turn():
     asyncio.run(run())
 
 
+def test_an_address_that_is_given_again_is_another_connection():
+    """Behind one address there may be several Tritons, over which connections are spread."""
+
+    class Seen(Triton):
+        peers = ()
+
+        async def ModelInfer(self, request, context):
+            self.peers += (context.peer(),)
+            return await super().ModelInfer(request, context)
+
+    async def run():
+        triton = Seen()
+        async with asyncio.timeout(60), serving(triton) as (address, _):
+            engine = await TritonEngine.connect([address] * 3, NEVER_S, Metrics())
+            for _ in range(6):
+                await engine.infer_flow(FRAMES, backward=False)
+            await engine.close()
+        assert len(set(triton.peers)) == 3
+        assert triton.peers[:3] == triton.peers[3:]
+
+    asyncio.run(run())
+
+
 def test_the_time_left_goes_along_and_cancelling_arrives():
     async def run():
         triton = Triton()
