@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mcjepa_client._errors import InputError
 from mcjepa_client._video.clips import load_shots
-from mcjepa_client._video.folder import JOURNAL_FILE, VECTOR_FILE
+from mcjepa_client._video.folder import JOURNAL_FILE, VECTOR_FILE, files_of
 from mcjepa_client._video.job import Outputs, Progress, VideoJob
 from mcjepa_client._video.journal import Journal
 from mcjepa_client._video.manifest import MANIFEST_FILE, Record, file_sha256, write_manifest
@@ -108,7 +108,6 @@ def _check_files(work: Path, journal: Journal) -> None:
 
 def _other_files(work: Path) -> dict[str, str]:
     """Checksums of the files that belong to no single frame."""
-    paths = (path.relative_to(work).as_posix() for path in work.rglob("*") if path.is_file())
-    own = {JOURNAL_FILE, VECTOR_FILE, MANIFEST_FILE}
-    others = sorted(path for path in paths if path not in own and not path.startswith(FRAME_FOLDERS))
+    paths = (path.relative_to(work).as_posix() for path in files_of(work, without=FRAME_FOLDERS))
+    others = sorted(path for path in paths if path not in {JOURNAL_FILE, VECTOR_FILE, MANIFEST_FILE})
     return {path: file_sha256(work / path) for path in others}

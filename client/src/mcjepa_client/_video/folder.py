@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from mcjepa_client._errors import InputError
@@ -50,8 +51,8 @@ class Folder:
 
     def remove_fragments(self) -> None:
         """Files that a crash left half written: they have names of their own."""
-        for pattern in ("*.partial", ".*.tmp"):
-            for path in self.work.rglob(pattern):
+        for path in files_of(self.work):
+            if path.suffix == ".partial" or (path.name.startswith(".") and path.suffix == ".tmp"):
                 path.unlink()
 
     def publish(self) -> None:
@@ -61,6 +62,17 @@ class Folder:
         if self.out.is_dir():
             self.out.rmdir()  # empty: see `finished`
         os.rename(self.work, self.out)
+
+
+def files_of(folder: Path, without: tuple[str, ...] = ()) -> Iterator[Path]:
+    """All files of a folder and its subfolders, but for subfolders whose relative path begins with `without`.
+
+    `Path.rglob` would hold every path that it has given, and a store has several for each frame.
+    """
+    for parent, folders, files in os.walk(folder):
+        place = Path(parent).relative_to(folder)
+        folders[:] = [name for name in folders if not (place / name / "_").as_posix().startswith(without)]
+        yield from (Path(parent, name) for name in files)
 
 
 def _is_free(folder: Path) -> bool:
