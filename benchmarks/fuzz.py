@@ -12,6 +12,7 @@ import argparse
 import base64
 import http.client
 import json
+import math
 import random
 import socket
 import sys
@@ -26,7 +27,8 @@ from hostile import BOUNDARY, file, images, multipart, mutate
 from serving import ServerProcess, machine, report, usage
 
 MULTIPART = f"multipart/form-data; boundary={BOUNDARY}"
-WARM_UP = 0.05  # of the requests, before memory is compared
+WARM_UP = 0.05  # of the requests, before memory is read for the first time
+QUIET_S = 12  # before it is read: kept connections end by themselves, and the server gives memory back
 FORBIDDEN = {500, 502}
 QUERIES = {
     "format": ["flo", "kitti", "npy", "npz", "png", "json", "exe", "", "\0", "é" * 50],
@@ -204,62 +206,85 @@ def main() -> None:
 
 
 def fuzz(server: ServerProcess, arguments: argparse.Namespace) -> dict[str, Any]:
-    outcomes: Counter[str] = Counter()
-    wrong: list[str] = []
-    lock, stop = threading.Lock(), threading.Event()
-
-    def work(seed: int) -> None:
-        fuzzer = Fuzzer(server.url, seed, arguments.patience)
-        while not stop.is_set():
-            outcome, problem = fuzzer.step()
-            with lock:
-                outcomes[outcome] += 1
-                if problem is not None:
-                    wrong.append(problem[:400])
-
-    threads = [
-        threading.Thread(target=work, args=(arguments.seed + index,)) for index in range(arguments.callers)
-    ]
-    start = time.monotonic()
-    for thread in threads:
-        thread.start()
-    before = None
-    while (done := outcomes.total()) < arguments.requests and server.process.poll() is None:
-        if before is None and done >= WARM_UP * arguments.requests:
-            before = usage(server.pid)
-        if time.monotonic() - start > arguments.minutes * 60:
-            break
-        stop.wait(1)
-        if arguments.output:
-            progress = {"requests": done, "wrong": wrong[:5], **usage(server.pid)}
-            arguments.output.with_suffix(".progress").write_text(json.dumps(progress) + "\n")
-    most = usage(server.pid)
-    stop.set()
-    for thread in threads:
-        thread.join()
-    return summary(server, outcomes, wrong, before or most, time.monotonic() - start)
-
-
-def summary(
-    server: ServerProcess, outcomes: Counter[str], wrong: list[str], before: dict[str, float], seconds: float
-) -> dict[str, Any]:
-    time.sleep(12)  # kept connections end by themselves
+    """Memory is read twice in the same state: after the warm-up and at the end, nobody asking for a while."""
+    run = Run(server, arguments)
+    run.until(math.ceil(WARM_UP * arguments.requests))
+    before = usage(server.pid)
+    run.until(arguments.requests)
     alive = server.process.poll() is None
     after = usage(server.pid) if alive else {"rss_mb": float("inf")}
     growth = after["rss_mb"] / before["rss_mb"] - 1
     return {
         **machine(),
-        "requests": outcomes.total(),
-        "seconds": round(seconds),
-        "outcomes": dict(sorted(outcomes.items())),
-        "wrong": len(wrong),
-        "wrong_examples": wrong[:10],
+        "requests": run.outcomes.total(),
+        "seconds": round(run.seconds),
+        "outcomes": dict(sorted(run.outcomes.items())),
+        "wrong": len(run.wrong),
+        "wrong_examples": run.wrong[:10],
         "server_alive": alive,
         "before": before,
         "after": after,
+        "most_mb": max(rss for _, rss in run.course),
+        "course_mb": run.course[:: max(1, len(run.course) // 40)],  # [requests, resident under load]
         "memory_growth": round(growth, 4),
-        "passed": alive and not wrong and growth <= 0.05,
+        "passed": alive and not run.wrong and growth <= 0.05,
     }
+
+
+class Run:
+    """Callers at work against one server, in stretches between which it is left alone."""
+
+    def __init__(self, server: ServerProcess, arguments: argparse.Namespace) -> None:
+        self.server = server
+        self.arguments = arguments
+        self.fuzzers = [
+            Fuzzer(server.url, arguments.seed + index, arguments.patience)
+            for index in range(arguments.callers)
+        ]
+        self.outcomes: Counter[str] = Counter()
+        self.wrong: list[str] = []
+        self.course: list[tuple[int, float]] = []
+        self.seconds = 0.0
+        self._lock = threading.Lock()
+
+    def until(self, requests: int) -> None:
+        """Until so many requests were made since the start, or the time is over, or the server is dead."""
+        stop = threading.Event()
+        threads = [threading.Thread(target=self._work, args=(fuzzer, stop)) for fuzzer in self.fuzzers]
+        start = time.monotonic()
+        for thread in threads:
+            thread.start()
+        while self.outcomes.total() < requests and self.server.process.poll() is None:
+            spent = self.seconds + time.monotonic() - start
+            if spent > self.arguments.minutes * 60:
+                break
+            stop.wait(1)
+            self._note(round(spent))
+        stop.set()
+        for thread in threads:
+            thread.join()
+        self.seconds += time.monotonic() - start
+        time.sleep(QUIET_S)
+
+    def _work(self, fuzzer: Fuzzer, stop: threading.Event) -> None:
+        while not stop.is_set():
+            outcome, problem = fuzzer.step()
+            with self._lock:
+                self.outcomes[outcome] += 1
+                if problem is not None:
+                    self.wrong.append(problem[:400])
+
+    def _note(self, seconds: int) -> None:
+        used = usage(self.server.pid)
+        self.course.append((self.outcomes.total(), used["rss_mb"]))
+        if self.arguments.output:
+            progress = {
+                "requests": self.outcomes.total(),
+                "seconds": seconds,
+                "wrong": self.wrong[:5],
+                **used,
+            }
+            self.arguments.output.with_suffix(".progress").write_text(json.dumps(progress) + "\n")
 
 
 if __name__ == "__main__":

@@ -65,6 +65,9 @@ def test_info_publishes_the_limits_in_force(serve):
     assert info["limits"]["max_frames"] == 7
     assert info["limits"]["max_in_flight"] == 5
     assert info["limits"]["min_side"] == 16
+    assert info["limits"]["max_part_headers"] == 8
+    assert info["limits"]["max_part_header_bytes"] == 4224
+    assert info["limits"]["decode_timeout_s"] == 0  # threads, in these tests, know none
     assert info["formats"]["flow"] == ["flo", "kitti", "npy", "npz", "png", "json"]
 
 

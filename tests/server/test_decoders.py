@@ -67,7 +67,7 @@ def test_a_hang_is_ended(monkeypatch):
 
     (hung, alive), failures = work(job)
     assert isinstance(hung, DeadlineExceeded)
-    assert "decoding frame1 did not finish within 0.2 s" in str(hung)
+    assert "decoding frame1 did not finish within 0.2 s (decode_timeout_s)" in str(hung)
     assert alive > 0
     assert failures == 1
 
@@ -112,6 +112,9 @@ def test_a_process_is_bounded_and_light():
 def test_through_the_whole_gateway(pair, check_problem):
     with TestClient(create_app(Settings(decode_processes=1), FakeEngine())) as client:
         assert client.post("/v1/flow", files=pair).status_code == 200
+        limits = client.get("/v1/info").json()["limits"]
+        assert (limits["decode_processes"], limits["decode_timeout_s"]) == (1, 30)
+        assert limits["decode_memory_bytes"] == decoders.MEMORY_BYTES
         reply = client.post("/v1/embeddings", files={"images": pair["frame1"]})
         assert reply.status_code == 200
         pair["frame2"] = ("2.png", b"junk")

@@ -130,7 +130,10 @@ def test_headers_of_a_part_are_bounded(client, check_problem, header):
     body = (
         f'--x\r\nContent-Disposition: form-data; name="frame1"; filename="1"\r\n{header}\r\n\r\n\r\n--x--\r\n'
     )
-    check_problem(client.post("/v1/flow", content=body, headers=MULTIPART), 400, "malformed_request")
+    problem = check_problem(
+        client.post("/v1/flow", content=body, headers=MULTIPART), 400, "malformed_request"
+    )
+    assert "8 headers (max_part_headers) of 4224 bytes each (max_part_header_bytes)" in problem["detail"]
 
 
 def test_a_client_that_goes_away_while_sending():

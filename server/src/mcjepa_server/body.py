@@ -7,6 +7,8 @@ from collections.abc import AsyncGenerator, Collection
 from dataclasses import dataclass
 from typing import Any
 
+from python_multipart.multipart import DEFAULT_MAX_HEADER_COUNT as MAX_PART_HEADERS
+from python_multipart.multipart import DEFAULT_MAX_HEADER_SIZE as MAX_PART_HEADER_BYTES
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
@@ -28,6 +30,11 @@ JSON = "application/json"
 
 #: After an early reply the rest of the body is not worth reading.
 _CLOSE = {"Connection": "close"}
+
+_PART_HEADERS = (
+    f"; a part may have {MAX_PART_HEADERS} headers (max_part_headers) "
+    f"of {MAX_PART_HEADER_BYTES} bytes each (max_part_header_bytes)"
+)
 
 
 class ByteBudget:
@@ -91,14 +98,16 @@ async def read_bytes(request: Request, settings: Settings, budget: ByteBudget) -
 async def read_form(request: Request, settings: Settings, budget: ByteBudget) -> Form:
     """The whole multipart body. Raises MalformedRequest if it does not parse or has too many parts.
 
-    The headers of a part are bounded by python-multipart: 8 of them, 4224 bytes each.
+    The headers of a part are bounded by python-multipart: MAX_PART_HEADERS of them, of MAX_PART_HEADER_BYTES
+    each.
     """
     parser = _Parser(request.headers, _bounded(request, settings, budget), settings.max_parts)
     parser.spool_max_size = settings.max_body_bytes  # in memory: the limit bounds it, and a disk is slower
     try:
         form = await parser.parse()
     except MultiPartException as error:
-        raise MalformedRequest(f"the multipart body cannot be parsed: {error.message}") from error
+        hint = _PART_HEADERS if parser.in_headers else ""
+        raise MalformedRequest(f"the multipart body cannot be parsed: {error.message}{hint}") from error
     files: list[tuple[str, bytes]] = []
     fields: dict[str, str] = {}
     for name, value in form.multi_items():
@@ -114,8 +123,9 @@ class _Parser(MultiPartParser):
     """Starlette's, which takes a body that breaks off for a whole one, and counts files and fields apart."""
 
     def __init__(self, headers: Headers, stream: AsyncGenerator[bytes, None], max_parts: int) -> None:
-        super().__init__(headers, stream)
+        super().__init__(headers, stream, max_files=max_parts, max_fields=max_parts)
         self.complete = False
+        self.in_headers = False  # of a part
         self.parts = 0
         self.max_parts = max_parts
 
@@ -126,7 +136,12 @@ class _Parser(MultiPartParser):
                 f"the body has over {self.max_parts} parts; the limit is {self.max_parts} (max_parts)",
                 headers=_CLOSE,
             )
+        self.in_headers = True
         super().on_part_begin()
+
+    def on_headers_finished(self) -> None:
+        self.in_headers = False
+        super().on_headers_finished()
 
     def on_end(self) -> None:
         self.complete = True

@@ -74,7 +74,9 @@ class Decoders:
         except TimeoutError:
             self._failures.inc()
             logger.error("a decoder process took over %g s for %s and was ended", TIMEOUT_S, param)
-            raise DeadlineExceeded(f"decoding {param} did not finish within {TIMEOUT_S:g} s") from None
+            raise DeadlineExceeded(
+                f"decoding {param} did not finish within {TIMEOUT_S:g} s (decode_timeout_s)"
+            ) from None
 
     async def _in_process(self, function: Callable[..., T], args: tuple[object, ...]) -> T:
         async with self._limiter:

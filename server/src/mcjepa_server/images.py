@@ -105,7 +105,8 @@ def _open(data: bytes, param: str, budget: PixelBudget) -> Image.Image:
 def _check_min_side(image: Image.Image, param: str) -> None:
     if min(image.size) < MIN_SIDE:
         raise InvalidInput(
-            f"{param} is {image.width}x{image.height}; the smallest side must be at least {MIN_SIDE} px",
+            f"{param} is {image.width}x{image.height}; "
+            f"the smallest side must be at least {MIN_SIDE} px (min_side)",
             param=param,
         )
 

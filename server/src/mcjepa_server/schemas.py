@@ -178,14 +178,21 @@ class Limits(BaseModel):
     max_side: int
     max_compute_pixels: int
     max_in_flight: int
+    max_concurrency: int
     max_queue: int
     max_queue_pixels: int
     max_queue_wait_s: float
     max_concurrency_per_key: int
+    rate_limit_per_minute: int = Field(description="Of each API key; 0 is no limit.")
     max_connections: int
     max_header_bytes: int
     max_buffered_bytes: int
     max_parts: int
+    max_part_headers: int
+    max_part_header_bytes: int = Field(description="Of one header line of a part.")
+    decode_processes: int = Field(description="Images decoded at once; 0: as many as there are cores.")
+    decode_timeout_s: float = Field(description="Of one image; 0 where decode_processes is 0: no limit.")
+    decode_memory_bytes: int = Field(description="Of address space of a decoder; 0 likewise.")
     request_timeout_s: float
     body_timeout_s: float
     header_timeout_s: float

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from mcjepa_server import formats
+from mcjepa_server import decoders, formats
+from mcjepa_server.body import MAX_PART_HEADER_BYTES, MAX_PART_HEADERS
 from mcjepa_server.contract import CONTRACT_VERSION, EMBED, FLOW, FLOW_BIDIRECTIONAL, Contract
 from mcjepa_server.errors import NotReady, Unauthorized, UnknownModel
 from mcjepa_server.images import FORMATS, MIN_SIDE
@@ -76,9 +77,14 @@ def _model_info(contract: Contract) -> ModelInfo:
 
 def _limits(service: Service) -> Limits:
     settings = service.settings
-    names = Limits.model_fields.keys() - {"min_side", "max_in_flight"}
-    return Limits(
-        **{name: getattr(settings, name) for name in names},
-        min_side=MIN_SIDE,
-        max_in_flight=service.admission.capacity,
-    )
+    apart = bool(settings.decode_processes)
+    others = {
+        "min_side": MIN_SIDE,
+        "max_in_flight": service.admission.capacity,
+        "max_part_headers": MAX_PART_HEADERS,
+        "max_part_header_bytes": MAX_PART_HEADER_BYTES,
+        "decode_timeout_s": decoders.TIMEOUT_S * apart,
+        "decode_memory_bytes": decoders.MEMORY_BYTES * apart,
+    }
+    names = Limits.model_fields.keys() - others.keys()
+    return Limits(**{name: getattr(settings, name) for name in names}, **others)
