@@ -248,6 +248,53 @@ def test_other_weights_after_a_lost_connection_are_refused_before_any_inference(
     asyncio.run(run())
 
 
+class Restarting(Triton):
+    """Loses the first inference, as a connection does whose other end is gone; ``next`` comes after."""
+
+    def __init__(self, version):
+        super().__init__()
+        self.next = {name: model_config(name, version) for name in MODEL_NAMES}
+
+    async def ModelInfer(self, request, context):
+        lost, self.configs = self.configs is not self.next, self.next
+        if lost:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+        return await super().ModelInfer(request, context)
+
+
+def test_a_call_on_a_connection_that_was_lost_unnoticed_is_made_again():
+    async def run():
+        triton = Restarting("fake-0")
+        async with connected(triton) as engine:
+            await engine.infer_flow(FRAMES, backward=False)
+        assert len(triton.requests) == 1
+
+    asyncio.run(run())
+
+
+def test_but_not_on_other_weights():
+    async def run():
+        triton = Restarting("fake-1")
+        async with connected(triton) as engine:
+            with pytest.raises(NotReady, match="model_version is fake-1, expected fake-0"):
+                await engine.infer_flow(FRAMES, backward=False)
+        assert not triton.requests
+
+    asyncio.run(run())
+
+
+def test_a_triton_that_loses_every_call_is_asked_twice():
+    async def run():
+        triton = Triton()
+        async with connected(triton) as engine:
+            triton.fault = (grpc.StatusCode.UNAVAILABLE, "Socket closed")
+            with pytest.raises(NotReady, match="Socket closed"):
+                await engine.infer_flow(FRAMES, backward=False)
+        assert len(triton.requests) == 2
+
+    asyncio.run(run())
+
+
 def test_a_triton_with_other_weights_than_the_first_is_left_out():
     async def run():
         first, second = Triton(), Triton()

@@ -9,11 +9,12 @@ import asyncio
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import chain
 
 from mcjepa_server.contract import EMBED, FLOW, FLOW_BIDIRECTIONAL, Contract
 from mcjepa_server.deadline import seconds_left
 from mcjepa_server.engine import EmbedOutput, FloatArray, FlowOutput, Uint8Array
-from mcjepa_server.engines.triton_endpoint import Endpoint, EndpointDown
+from mcjepa_server.engines.triton_endpoint import ConnectionLost, Endpoint, EndpointDown
 from mcjepa_server.errors import NotReady, Overloaded
 from mcjepa_server.metrics import Metrics
 
@@ -82,15 +83,22 @@ class TritonEngine:
         await _close(self._endpoints)
 
     async def _infer(self, model: str, name: str, array: Uint8Array, outputs: list[str]) -> list[FloatArray]:
-        """Each usable endpoint at most once. A cancelled call is cancelled in Triton, too."""
+        """Each usable endpoint, and after that once more those that lost the connection, since a restart of
+        Triton shows only in the first call after it. A cancelled call is cancelled in Triton, too.
+        """
         full: Overloaded | None = None
-        for endpoint in self._in_turn():
+        lost: list[Endpoint] = []
+        for endpoint in chain(self._in_turn(), lost):
             try:
+                if endpoint in lost:
+                    await endpoint.check(self._contract)
                 await endpoint.verify(self._contract)
                 return await endpoint.infer(model, name, array, outputs, max(0.001, seconds_left(NO_LIMIT_S)))
             except Overloaded as error:
                 full = error
             except EndpointDown as error:
+                if isinstance(error, ConnectionLost) and endpoint not in lost:
+                    lost.append(endpoint)
                 logger.warning("Triton at %s is out of use: %s", endpoint.url, error)
                 _report(self._endpoints, self._metrics)
             self._metrics.engine_retries.inc()

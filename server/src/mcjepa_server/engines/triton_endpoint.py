@@ -23,6 +23,8 @@ PROBE_TIMEOUT_S = 5.0
 CHANNEL = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
+    # What gRPC repeats by itself may reach a server whose contract nobody has checked.
+    ("grpc.enable_retries", 0),
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 2000),
@@ -33,6 +35,10 @@ CHANNEL = [
 
 class EndpointDown(Exception):
     """This Triton cannot answer; another one may. The message says why."""
+
+
+class ConnectionLost(EndpointDown):
+    """During the call, or before it and nobody had noticed: this Triton may be back already."""
 
 
 class Endpoint:
@@ -120,7 +126,7 @@ class Endpoint:
             return DeadlineExceeded(f"{model} did not finish in Triton before the deadline")
         if status in ("UNAVAILABLE", "CANCELLED", "NOT_FOUND", "UNIMPLEMENTED", "UNAUTHENTICATED"):
             self.reason = message
-            return EndpointDown(message)
+            return (ConnectionLost if status == "UNAVAILABLE" else EndpointDown)(message)
         return EngineError(f"{model} failed in Triton ({status.lower()})")
 
 
