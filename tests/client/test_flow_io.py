@@ -1,6 +1,7 @@
 """Flow files: round trips, the bytes of the formats, hostile files."""
 
 import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -106,6 +107,26 @@ def test_kitti_counts_what_its_range_cannot_hold_and_stores_it_as_invalid():
 def test_other_images_are_no_kitti_flow(data):
     with pytest.raises(InputError, match="16-bit RGB PNG"):
         flow_io.decode_kitti(data)
+
+
+def test_a_kitti_size_beyond_its_bytes_costs_no_memory():
+    data = bytearray(flow_io.encode_kitti(np.zeros((2, 2, 2), np.float32))[0])
+    data[16:24] = struct.pack(">II", 2**29, 3)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    with pytest.raises(InputError, match=f"{2**29}x3: {len(data)} bytes are too few"):
+        flow_io.decode_kitti(bytes(data))
+
+
+def test_a_kitti_file_of_zeros_is_as_small_as_they_get():
+    flow, valid = flow_io.decode_kitti(flow_io.encode_kitti(np.zeros((1000, 2000, 2), np.float32))[0])
+    assert not flow.any()
+    assert valid.all()
+
+
+def test_a_damaged_kitti_file_is_refused():
+    data = flow_io.encode_kitti(np.ones((2, 2, 2), np.float32))[0]
+    with pytest.raises(InputError, match="the PNG is damaged"):
+        flow_io.decode_kitti(data[:33])
 
 
 @pytest.mark.parametrize("shape", [(2,), (4, 4), (4, 4, 3), (1, 4, 4, 2), (0, 4, 2)])

@@ -32,6 +32,9 @@ _FLO_TAG = b"PIEH"
 _FLO_HEADER = 12  # bytes: tag, width, height
 _KITTI_SCALE = 64.0
 _KITTI_ZERO = 32768.0
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_RGB16 = b"\x10\x02"  # bit depth and colour type
+_DEFLATE_RATIO = 1032  # bytes that one compressed byte stands for at most (zlib's technical details)
 
 
 class KittiFlow(NamedTuple):
@@ -104,14 +107,26 @@ def encode_kitti(flow: Flow, valid: Mask | None = None) -> tuple[bytes, int]:
 
 
 def decode_kitti(data: bytes) -> KittiFlow:
-    """The flow and the valid mask of a KITTI PNG. Raises InputError when it is not a 16-bit RGB PNG."""
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+    """The flow and the valid mask of a KITTI PNG. Raises InputError when it is not a 16-bit RGB PNG, or has
+    fewer bytes than its size needs at the least.
+    """
+    _check_kitti_header(data)
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None or image.dtype != np.uint16 or image.ndim != 3 or image.shape[2] != 3:
-        raise InputError("not a KITTI flow file: expected a 16-bit RGB PNG")
+        raise InputError("not a KITTI flow file: the PNG is damaged")
     valid: Mask = image[..., 0] > 0  # OpenCV gives B, G, R
     flow = (image[..., :0:-1].astype(np.float32) - np.float32(_KITTI_ZERO)) / np.float32(_KITTI_SCALE)
     flow[~valid] = 0
     return KittiFlow(flow, valid)
+
+
+def _check_kitti_header(data: bytes) -> None:
+    """Before OpenCV takes the memory that the header asks for."""
+    if data[:8] != _PNG_SIGNATURE or data[12:16] != b"IHDR" or data[24:26] != _PNG_RGB16:
+        raise InputError("not a KITTI flow file: expected a 16-bit RGB PNG")
+    width, height = (int(n) for n in np.frombuffer(data, ">u4", count=2, offset=16))
+    if 6 * width * height > _DEFLATE_RATIO * len(data):
+        raise InputError(f"KITTI flow file of {width}x{height}: {len(data)} bytes are too few for that")
 
 
 def encode_png(rgb: NDArray[Any], level: int = 3) -> bytes:

@@ -75,7 +75,12 @@ INFERENCE: list[Any] = [Depends(note_timeout)]
 
 def multipart_schema(properties: dict[str, Any], required: Iterable[str]) -> dict[str, Any]:
     """OpenAPI request body of a multipart form that the route reads by itself."""
-    schema = {"type": "object", "properties": properties, "required": list(required)}
+    schema = {
+        "type": "object",
+        "properties": properties,
+        "required": list(required),
+        "additionalProperties": False,
+    }
     return {"multipart/form-data": {"schema": schema}}
 
 
