@@ -123,10 +123,21 @@ def test_a_kitti_file_of_zeros_is_as_small_as_they_get():
     assert valid.all()
 
 
-def test_a_damaged_kitti_file_is_refused():
-    data = flow_io.encode_kitti(np.ones((2, 2, 2), np.float32))[0]
+@pytest.mark.parametrize("damage", ["cut", "chunk longer than the file", "flipped", "no end"])
+def test_a_damaged_kitti_file_is_refused(damage):
+    data = bytearray(flow_io.encode_kitti(np.ones((2, 2, 2), np.float32))[0])
+    start = data.index(b"IDAT")
+    if damage == "cut":
+        del data[start + 6 :]
+    elif damage == "chunk longer than the file":  # for which OpenCV would take 1.8 GB
+        data[start - 4 : start] = struct.pack(">I", 0x6B0000E5)
+    elif damage == "flipped":
+        data[start + 6] ^= 1
+    else:
+        del data[-12:]
     with pytest.raises(InputError, match="the PNG is damaged"):
-        flow_io.decode_kitti(data[:33])
+        flow_io.decode_kitti(bytes(data))
+
 
 
 @pytest.mark.parametrize("shape", [(2,), (4, 4), (4, 4, 3), (1, 4, 4, 2), (0, 4, 2)])

@@ -1,13 +1,15 @@
 """The description of the API against the API: requests made from the schema, replies held against it."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from mcjepa_server import Settings, create_app
 from mcjepa_server.engines.fake import FakeEngine
 
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
 checks = pytest.importorskip("schemathesis.specs.openapi.checks")
+#: A request takes longer here than in the other tests.
+SOME = settings(max_examples=settings.default.max_examples // 4)
 Mode = schemathesis.GenerationMode
 
 
@@ -48,6 +50,7 @@ CHECKS = [
 def test_valid_requests(api, corpus, path, method):
     seen = set()
 
+    @SOME
     @given(api[path][method].as_strategy(generation_mode=Mode.POSITIVE), st.booleans())
     def run(case, real):
         if real:
@@ -71,6 +74,7 @@ def with_images(body, image):
 def test_requests_against_the_schema(api, path, method):
     seen = set()
 
+    @SOME
     @given(api[path][method].as_strategy(generation_mode=Mode.NEGATIVE))
     def run(case):
         seen.add(case.call_and_validate(checks=[*CHECKS, checks.negative_data_rejection]).status_code)

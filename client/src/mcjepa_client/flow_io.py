@@ -12,6 +12,7 @@ Formats:
            R = 64 dx + 2^15, G = 64 dy + 2^15, B = 1 where valid. Steps of 1/64 px, range -512 to 511.98 px.
 """
 
+import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -121,12 +122,18 @@ def decode_kitti(data: bytes) -> KittiFlow:
 
 
 def _check_kitti_header(data: bytes) -> None:
-    """Before OpenCV takes the memory that the header asks for."""
+    """Before OpenCV takes the memory that sizes in the file ask for. Raises InputError."""
     if data[:8] != _PNG_SIGNATURE or data[12:16] != b"IHDR" or data[24:26] != _PNG_RGB16:
         raise InputError("not a KITTI flow file: expected a 16-bit RGB PNG")
     width, height = (int(n) for n in np.frombuffer(data, ">u4", count=2, offset=16))
     if 6 * width * height > _DEFLATE_RATIO * len(data):
         raise InputError(f"KITTI flow file of {width}x{height}: {len(data)} bytes are too few for that")
+    start, kind = len(_PNG_SIGNATURE), b""
+    while kind != b"IEND":
+        kind, end = data[start + 4 : start + 8], start + 8 + int.from_bytes(data[start : start + 4])
+        if zlib.crc32(data[start + 4 : end]).to_bytes(4) != data[end : end + 4]:
+            raise InputError("not a KITTI flow file: the PNG is damaged")
+        start = end + 4
 
 
 def encode_png(rgb: NDArray[Any], level: int = 3) -> bytes:
