@@ -9,10 +9,10 @@ import pytest
 # Bodies of 1 MB, and after each of them something small that stays.
 GAPS = """
 import os, sys
-from mcjepa_server.memory import keep_large_blocks_apart
+from mcjepa_server.memory import keep_heap_tight
 resident = lambda: int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 if sys.argv[1] == "apart":
-    assert keep_large_blocks_apart()
+    assert keep_heap_tight()
 del (large := [bytearray(3_000_000) for _ in range(2)])[:]  # what teaches glibc to keep such blocks
 before = resident()
 bodies, stay = [], []
