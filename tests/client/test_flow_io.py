@@ -139,7 +139,6 @@ def test_a_damaged_kitti_file_is_refused(damage):
         flow_io.decode_kitti(bytes(data))
 
 
-
 @pytest.mark.parametrize("shape", [(2,), (4, 4), (4, 4, 3), (1, 4, 4, 2), (0, 4, 2)])
 def test_flow_of_another_shape_is_refused(shape):
     with pytest.raises(InputError, match=r"\(H, W, 2\)"):

@@ -2,6 +2,9 @@
 
 import asyncio
 import os
+import signal
+import subprocess
+import sys
 from contextlib import ExitStack
 
 import httpx2
@@ -13,6 +16,63 @@ from mcjepa_server.engines.fake import FakeEngine
 from starlette.testclient import TestClient
 
 BASE_URL = "http://testserver"
+
+
+#: A gateway on the engine without weights, in a process of its own.
+SERVER = """
+import socket, sys
+import uvicorn
+from mcjepa_server import Settings, create_app
+from mcjepa_server.engines.fake import FakeEngine
+
+listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+print(listener.getsockname()[1], flush=True)
+app = create_app(Settings(), FakeEngine())
+uvicorn.Server(uvicorn.Config(app, log_level="error")).run(sockets=[listener])
+"""
+
+
+class Server:
+    """A process that can be killed and started again on the same port."""
+
+    def __init__(self):
+        self.port = 0
+        self.start()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self):
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("MCJEPA_")}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", SERVER, str(self.port)], env=environment, stdout=subprocess.PIPE
+        )
+        self.port = int(self.process.stdout.readline())
+
+    def kill(self):
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(timeout=60)
+        self.process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def servers():
+    started = []
+
+    def start():
+        started.append(Server())
+        return started[-1]
+
+    yield start
+    for server in started:
+        if server.process.poll() is None:
+            server.kill()
+
+
+@pytest.fixture(scope="module")
+def server(servers):
+    return servers()
 
 
 @pytest.fixture(autouse=True)

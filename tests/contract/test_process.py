@@ -1,6 +1,5 @@
 """Folders of results through the real client and a real server process on the fake engine, with kills."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -11,18 +10,6 @@ from mcjepa_client import Client, ConnectionFailedError, InputError, VideoError,
 
 zarr = pytest.importorskip("zarr", reason="the extra mcjepa-client[video] is not installed")
 parquet = pytest.importorskip("pyarrow.parquet", reason="the extra mcjepa-client[video] is not installed")
-
-SERVER = """
-import socket, sys
-import uvicorn
-from mcjepa_server import Settings, create_app
-from mcjepa_server.engines.fake import FakeEngine
-
-listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
-print(listener.getsockname()[1], flush=True)
-app = create_app(Settings(), FakeEngine())
-uvicorn.Server(uvicorn.Config(app, log_level="error")).run(sockets=[listener])
-"""
 
 MAIN = "import sys; from mcjepa_client.cli import main; sys.exit(main())"
 
@@ -44,49 +31,6 @@ def dying(descriptor):
 os.fsync = dying
 sys.exit(main(sys.argv[2:]))
 """
-
-
-class Server:
-    """A process that can be killed and started again on the same port."""
-
-    def __init__(self):
-        self.port = 0
-        self.start()
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.port}"
-
-    def start(self):
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("MCJEPA_")}
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", SERVER, str(self.port)], env=environment, stdout=subprocess.PIPE
-        )
-        self.port = int(self.process.stdout.readline())
-
-    def kill(self):
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait(timeout=60)
-        self.process.stdout.close()
-
-
-@pytest.fixture(scope="module")
-def servers():
-    started = []
-
-    def start():
-        started.append(Server())
-        return started[-1]
-
-    yield start
-    for server in started:
-        if server.process.poll() is None:
-            server.kill()
-
-
-@pytest.fixture(scope="module")
-def server(servers):
-    return servers()
 
 
 @pytest.fixture

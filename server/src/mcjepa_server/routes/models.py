@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter
 
 from mcjepa_server import decoders, formats
@@ -78,7 +80,7 @@ def _model_info(contract: Contract) -> ModelInfo:
 def _limits(service: Service) -> Limits:
     settings = service.settings
     apart = bool(settings.decode_processes)
-    others = {
+    others: dict[str, Any] = {
         "min_side": MIN_SIDE,
         "max_in_flight": service.admission.capacity,
         "max_part_headers": MAX_PART_HEADERS,

@@ -3,23 +3,33 @@
 import { number, svg } from "./dom.js";
 
 const [WIDTH, HEIGHT] = [1000, 120];
-const CUT_RATIO = 5; // times the usual change around it
-const CUT_LEAST = 0.006; // of cosine: less is noise in a still picture
-const NEIGHBOURS = 6;
+const SIDE = 3; // frames looked at on each side of a cut
+const CUT_RATIO = 1.3; // the least change across a cut, in terms of the largest within either side
+const CUT_SHARE = 0.6; // its step, in terms of what any two frames of the clip differ by
+const CUT_LEAST = 0.25; // on the way from the same picture, 0, to an unrelated one, 1
 
 /**
- * Places k where frame k+1 starts a new scene, from cosines of neighbours. A cut changes the picture at once: its step
- * is the largest around, and many times the median of the steps around it.
+ * Places k where frame k+1 starts a new scene, from embeddings of unit length. It is measured by the clip itself, since
+ * other weights give other cosines: frames of both sides differ more from each other than among themselves, and
+ * as much as frames from anywhere do. A fast motion passes the second test but not the first, a small change that
+ * stays the first but not the second. Where the clip has one scene only, the embeddings' own scale is left: whitened,
+ * those of unrelated pictures have a cosine about 0. Scenes of fewer than three frames are not found.
  */
-export function sceneCuts(similarities) {
-  const steps = similarities.map((cosine) => 1 - cosine);
-  return steps.flatMap((step, k) => {
-    const around = steps.slice(Math.max(0, k - NEIGHBOURS), k + NEIGHBOURS + 1).filter((_, index) => index !== Math.min(k, NEIGHBOURS));
-    const median = around.toSorted((a, b) => a - b)[Math.floor(around.length / 2)] ?? 0;
-    const largest = step >= Math.max(steps[k - 1] ?? 0, steps[k + 1] ?? 0);
-    return largest && step > Math.max(CUT_LEAST, CUT_RATIO * median) ? [k] : [];
+export function sceneCuts(embeddings) {
+  const change = embeddings.map((a) => embeddings.map((b) => 1 - a.reduce((sum, value, d) => sum + value * b[d], 0)));
+  const usual = median(change.flatMap((row, index) => row.slice(index + 1)));
+  const largest = (frames) => Math.max(0, ...frames.flatMap((i) => frames.map((j) => change[i][j])));
+  return range(0, embeddings.length - 1).filter((k) => {
+    const before = range(Math.max(0, k - SIDE + 1), k + 1);
+    const after = range(k + 1, Math.min(embeddings.length, k + 1 + SIDE));
+    if (before.length + after.length <= SIDE) return false;
+    const across = Math.min(...before.flatMap((i) => after.map((j) => change[i][j])));
+    return across > CUT_RATIO * Math.max(largest(before), largest(after)) && change[k][k + 1] > Math.max(CUT_LEAST, CUT_SHARE * usual);
   });
 }
+
+const range = (from, to) => Array.from({ length: Math.max(0, to - from) }, (_, index) => from + index);
+const median = (values) => values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)] ?? 0;
 
 export class Timeline {
   constructor(place, onSeek) {

@@ -151,7 +151,7 @@ export class VideoTab {
 
   _show() {
     this.similarities = this.embeddings.slice(1).map((next, k) => next.reduce((sum, value, d) => sum + value * this.embeddings[k][d], 0));
-    this.cuts = sceneCuts(this.similarities);
+    this.cuts = sceneCuts(this.embeddings);
     // One scale for the whole video. Flow across a cut means nothing and does not count.
     const lengths = this.pairs.map(({ field }, k) => (this.cuts.includes(k) ? 0 : field.stats.p99));
     this.scale = Math.max(...lengths, 0.1);
