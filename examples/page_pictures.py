@@ -1,7 +1,8 @@
 """Pictures of the web page, as a person sees it: docs/images/page.png, and more of it into out/page/.
 
 Starts mcjepa-server on a free port, opens its page in the system's Chromium and presses the samples, in
-light, dark and on a phone. Needs Playwright, which `make test` installs, and Chromium (apt-get install chromium).
+light, dark and on a phone. Needs Playwright, which `make test` installs, and Chromium (apt-get install
+chromium).
 """
 
 import argparse
