@@ -83,7 +83,8 @@ def embed(client, path):
     frames = []
     while (read := capture.read())[0]:
         height, width = read[1].shape[:2]
-        size = (160, round(160 * height / width))
+        scale = min(1, 320 / width)
+        size = (round(width * scale), round(height * scale))
         frames.append(
             cv2.cvtColor(cv2.resize(read[1], size, interpolation=cv2.INTER_AREA), cv2.COLOR_BGR2RGB)
         )
