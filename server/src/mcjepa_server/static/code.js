@@ -7,7 +7,9 @@ const quote = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replace
 /** A Python string; JSON's escapes are Python's. */
 const literal = (text) => JSON.stringify(text);
 
-const curl = (path, parts, output) => curlWith(path, parts.map(([name, file]) => `-F ${quote(`${name}=@${file}`)}`), output);
+/** curl reads ; and , in a name as its own, unless the name stands in double quotes. */
+const fileOf = (name) => (/[;,"\\]/.test(name) ? `"${name.replace(/["\\]/g, "\\$&")}"` : name);
+const curl = (path, parts, output) => curlWith(path, parts.map(([name, file]) => `-F ${quote(`${name}=@${fileOf(file)}`)}`), output);
 
 const curlWith = (path, forms, output) => [
   "curl --fail-with-body",
