@@ -9,7 +9,7 @@ from mcjepa_server.engines.fake import FakeEngine
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
 checks = pytest.importorskip("schemathesis.specs.openapi.checks")
 #: A request takes longer here than in the other tests.
-SOME = settings(max_examples=settings.default.max_examples // 4)
+SOME = settings(max_examples=max(25, settings.default.max_examples // 4))
 Mode = schemathesis.GenerationMode
 
 
