@@ -101,7 +101,7 @@ class ContentConfig:
     """Embedding (whitened statistics of the coarse levels) and the expander, for training only."""
 
     expander_dim: int = 768
-    embedding_dim: int = 256
+    embedding_dim: int = 384
     levels: tuple[int, ...] = (
         1,
         2,
