@@ -223,5 +223,7 @@ def test_a_cluster_that_loses_a_node_loses_no_video(run_on_ray, server, own, wri
     done, killed, alive = run_on_ray(CLUSTER, [rows, {**own, "concurrency": 2, **OPTIONS}])
     assert len(killed) == 2  # both nodes were at a video
     assert alive == 1
-    assert outcomes(done) == dict.fromkeys(names, ("done", 40))
+    assert sorted(row["name"] for row in done) == names
+    # a video that was done when the node with its row was lost is skipped when Ray asks for it again
+    assert {(row["status"], row["frames"]) for row in done} <= {("done", 40), ("skipped", 40)}
     check_bytes(done, server, tmp_path)

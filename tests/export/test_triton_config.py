@@ -32,7 +32,7 @@ output {{
   name: "embedding"
   data_type: TYPE_FP32
   dims: -1
-  dims: 256
+  dims: 384
 }}
 parameters {{
   key: "contract_version"
@@ -49,7 +49,7 @@ parameters {{
 parameters {{
   key: "embedding_size"
   value {{
-    string_value: "256"
+    string_value: "384"
   }}
 }}
 parameters {{
@@ -234,11 +234,11 @@ def test_the_embedding_model_has_fixed_squares_and_stride_8_features(messages):
     embed = messages["mcjepa_embed"]
     assert list(embed.input[0].dims) == [64, 64, 3]
     shapes = {o.name: list(o.dims) for o in embed.output}
-    assert shapes == {"embedding": [256], "features": [64, 8, 8]}
+    assert shapes == {"embedding": [384], "features": [64, 8, 8]}
 
 
 def test_parameters_survive_the_file(messages, tmp_path):
     write_config(tmp_path / "config.pbtxt", messages["mcjepa_embed"])
     params = read_parameters(tmp_path / "config.pbtxt")
     assert params.weights_sha256 == SHA
-    assert (params.stride, params.embedding_size, params.embed_image_size) == ("64", "256", "64")
+    assert (params.stride, params.embedding_size, params.embed_image_size) == ("64", "384", "64")

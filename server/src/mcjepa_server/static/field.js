@@ -50,7 +50,7 @@ function measure(flow, occlusion) {
   const lengths = new Float32Array(count);
   let [sum, max, dx, dy] = [0, 0, 0, 0];
   for (let k = 0; k < count; k += 1) {
-    const length = Math.hypot(flow[2 * k], flow[2 * k + 1]);
+    const length = Math.sqrt(flow[2 * k] ** 2 + flow[2 * k + 1] ** 2); // as in colourise: the longest is not beyond the scale
     lengths[k] = length;
     sum += length;
     dx += flow[2 * k];
