@@ -5,12 +5,11 @@ python benchmarks/bare_fastapi.py MODEL_REPOSITORY THREADS --port PORT
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI, Response, UploadFile
-from peer_model import PeerModel
+from peer_model import PeerModel, arguments
 
 
 def make_app(repository: Path, threads: int) -> FastAPI:
@@ -29,9 +28,5 @@ def make_app(repository: Path, threads: int) -> FastAPI:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("repository", type=Path)
-    parser.add_argument("threads", type=int)
-    parser.add_argument("--port", type=int, required=True)
-    given = parser.parse_args()
+    given = arguments(__doc__)
     uvicorn.run(make_app(given.repository, given.threads), port=given.port, log_level="warning")

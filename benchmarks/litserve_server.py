@@ -4,12 +4,11 @@ python benchmarks/litserve_server.py MODEL_REPOSITORY THREADS --port PORT
 """
 
 # No annotations of the future: LitServe looks at the class of the argument, not at its name.
-import argparse
 from pathlib import Path
 
 import litserve
 from fastapi import Request, Response
-from peer_model import PeerModel
+from peer_model import PeerModel, arguments
 
 
 class FlowAPI(litserve.LitAPI):  # type: ignore[misc]
@@ -31,11 +30,7 @@ class FlowAPI(litserve.LitAPI):  # type: ignore[misc]
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("repository", type=Path)
-    parser.add_argument("threads", type=int)
-    parser.add_argument("--port", type=int, required=True)
-    given = parser.parse_args()
+    given = arguments(__doc__)
     api = FlowAPI(given.repository, given.threads)
     server = litserve.LitServer(api, accelerator="cpu", timeout=300, healthcheck_path="/readyz")
     server.run(host="127.0.0.1", port=given.port, generate_client_file=False, log_level="warning")

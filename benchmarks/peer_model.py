@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from threading import Lock
 
@@ -28,6 +29,15 @@ class PeerModel:
         with self._turn:
             (flow,) = self._session.run(["flow"], {"frames": frames})
         return np.ascontiguousarray(flow[0, 0].transpose(1, 2, 0)).tobytes()
+
+
+def arguments(description: str | None) -> argparse.Namespace:
+    """What a peer's program is given: `repository`, `threads` and `port`."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("repository", type=Path)
+    parser.add_argument("threads", type=int)
+    parser.add_argument("--port", type=int, required=True)
+    return parser.parse_args()
 
 
 def _decode(data: bytes) -> np.ndarray:

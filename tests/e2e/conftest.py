@@ -5,6 +5,7 @@ import os
 import queue
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -143,3 +144,20 @@ def server(start):
 def client(server):
     with Client(server, max_retries=0) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def free_ports():
+    """free_ports(number) -> ports of this machine that nobody listens at."""
+
+    def find(number):
+        sockets = [socket.socket() for _ in range(number)]
+        try:
+            for one in sockets:
+                one.bind(("127.0.0.1", 0))
+            return [one.getsockname()[1] for one in sockets]
+        finally:
+            for one in sockets:
+                one.close()
+
+    return find

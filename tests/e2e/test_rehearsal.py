@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -35,17 +34,6 @@ if __name__ == "__main__":
 """
 SETTINGS = {"MCJEPA_MAX_CONCURRENCY": "4", "MCJEPA_MAX_QUEUE_WAIT_S": "60", "MCJEPA_DECODE_PROCESSES": "0"}
 CALLERS = 6
-
-
-def free_ports(number):
-    sockets = [socket.socket() for _ in range(number)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
 
 
 def wait_until(condition, seconds=120):
@@ -92,8 +80,8 @@ class Gateway:
 class Cluster:
     """Up to four gateways behind an HAProxy with the configuration of deploy/."""
 
-    def __init__(self, root, folder):
-        port, *ports = free_ports(5)
+    def __init__(self, root, folder, ports):
+        port, *ports = ports
         self.url = f"http://127.0.0.1:{port}"
         self.gateways = [Gateway(f"gateway{i + 1}", port, folder) for i, port in enumerate(ports)]
         members = "".join(f"    server {g.name} 127.0.0.1:{g.port}\n" for g in self.gateways)
@@ -121,10 +109,10 @@ class Cluster:
 
 
 @pytest.fixture
-def cluster(root, tmp_path):
+def cluster(root, tmp_path, free_ports):
     if shutil.which("haproxy") is None:
         pytest.skip("HAProxy is not installed: apt-get install haproxy")
-    cluster = Cluster(root, tmp_path)
+    cluster = Cluster(root, tmp_path, free_ports(5))
     yield cluster
     cluster.close()
 

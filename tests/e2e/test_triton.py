@@ -3,7 +3,6 @@
 import json
 import shutil
 import signal
-import socket
 import subprocess
 import threading
 import urllib.request
@@ -21,17 +20,6 @@ from tritonclient.grpc import model_config_pb2
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 
 SOON = {"MCJEPA_READINESS_INTERVAL_S": "0.5", "MCJEPA_REQUEST_TIMEOUT_S": "30"}
-
-
-def free_ports(number):
-    sockets = [socket.socket() for _ in range(number)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
 
 
 def get(url):
@@ -52,8 +40,8 @@ def wait_until(condition, seconds=60):
 class Triton:
     """A real tritonserver on ports of its own; after a kill it can be started again there."""
 
-    def __init__(self, root, repository, folder):
-        self.http, self.grpc, self.metrics = free_ports(3)
+    def __init__(self, root, repository, folder, ports):
+        self.http, self.grpc, self.metrics = ports
         self.url = f"127.0.0.1:{self.grpc}"
         self.folder = folder
         ports = [f"--http-port={self.http}", f"--grpc-port={self.grpc}", f"--metrics-port={self.metrics}"]
@@ -111,13 +99,13 @@ def light(repository, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def start_triton(root, light, tmp_path_factory):
+def start_triton(root, light, free_ports, tmp_path_factory):
     if not (root / ".venv-triton" / ".ready").is_file():
         pytest.skip("tritonserver is not installed: make .venv-triton/.ready")
     started = []
 
     def run():
-        started.append(Triton(root, light(), tmp_path_factory.mktemp("triton")))
+        started.append(Triton(root, light(), tmp_path_factory.mktemp("triton"), free_ports(3)))
         return started[-1]
 
     yield run

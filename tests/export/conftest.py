@@ -22,6 +22,20 @@ from mcjepa.config import (
     TrainConfig,
 )
 
+# A program that trains by the configuration in a JSON file, after something was put in its way.
+PROGRAM = """
+import json, os, signal, sys
+from pathlib import Path
+from mcjepa import checkpoint, train
+from mcjepa.config import Config, from_dict
+
+{trap}
+
+if __name__ == "__main__":
+    config, run = sys.argv[1:]
+    train.train(from_dict(Config, json.loads(Path(config).read_text())), Path(run), device="cpu")
+"""
+
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
@@ -92,3 +106,9 @@ def script(tmp_path: Path) -> Callable[[str], Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def training_program(script: Callable[[str], Path]) -> Callable[[str], Path]:
+    """training_program(trap) -> a program `CONFIG.json RUN` that trains, with the code `trap` in its way."""
+    return lambda trap: script(PROGRAM.format(trap=trap))

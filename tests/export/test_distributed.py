@@ -15,19 +15,6 @@ import torch
 from mcjepa import checkpoint, distributed, run_folder, train
 from mcjepa.config import Config, ConfigError, to_dict
 
-# A program that trains by the configuration in a JSON file, after something was put in its way.
-PROGRAM = """
-import json, os, signal, sys
-from pathlib import Path
-from mcjepa import train
-from mcjepa.config import Config, from_dict
-
-{trap}
-
-if __name__ == "__main__":
-    config, run = sys.argv[1:]
-    train.train(from_dict(Config, json.loads(Path(config).read_text())), Path(run), device="cpu")
-"""
 # The second process is killed in the fourth step.
 DEATH = """
 step = train.Trainer.train_step
@@ -47,19 +34,14 @@ def config(small_config: Config) -> Config:
 
 
 @pytest.fixture
-def torchrun(script: Callable[[str], Path], tmp_path: Path) -> Callable[..., int]:
+def torchrun(training_program: Callable[[str], Path], tmp_path: Path) -> Callable[..., int]:
     """torchrun(config, run, trap) trains in two processes of one thread each; returns the exit code."""
 
     def launch(config: Config, run: Path, trap: str = "") -> int:
         settings = tmp_path / "config.json"
         settings.write_text(json.dumps(to_dict(config)))
-        torch_run = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command = [
-            *torch_run,
-            "--nproc-per-node=2",
-            "--max-restarts=1",
-            str(script(PROGRAM.format(trap=trap))),
-        ]
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+        command.append(str(training_program(trap)))
         done = subprocess.run(
             [*command, str(settings), str(run)],
             env=os.environ | {"OMP_NUM_THREADS": "1"},

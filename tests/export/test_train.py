@@ -25,19 +25,6 @@ FLOW = {"photometric", "feature", "smoothness", "cycle", "variance_covariance", 
     "known_motion_levels",
 }
 CONTENT = {"invariance", "content_variance", "content_covariance"}
-# A program that trains by the configuration in a JSON file, after something was put in its way.
-PROGRAM = """
-import json, os, signal, sys
-from pathlib import Path
-from mcjepa import checkpoint, train
-from mcjepa.config import Config, from_dict
-
-{trap}
-
-if __name__ == "__main__":
-    config, run = sys.argv[1:]
-    train.train(from_dict(Config, json.loads(Path(config).read_text())), Path(run), device="cpu")
-"""
 
 
 def with_train(config: Config, **changes: object) -> Config:
@@ -76,13 +63,15 @@ def unbroken(small_config: Config, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def start(script: Callable[[str], Path], tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
+def start(
+    training_program: Callable[[str], Path], tmp_path: Path
+) -> Callable[..., subprocess.CompletedProcess]:
     """start(config, run, trap) trains in a process group of its own, where `trap` may kill it."""
 
     def run_program(config: Config, run: Path, trap: str) -> subprocess.CompletedProcess:
         settings = tmp_path / "config.json"
         settings.write_text(json.dumps(to_dict(config)))
-        command = [sys.executable, str(script(PROGRAM.format(trap=trap))), str(settings), str(run)]
+        command = [sys.executable, str(training_program(trap)), str(settings), str(run)]
         env = os.environ | {"OMP_NUM_THREADS": "1"}
         return subprocess.run(
             command, env=env, capture_output=True, text=True, timeout=120, start_new_session=True, check=False

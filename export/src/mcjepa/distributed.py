@@ -18,9 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_gather, all_reduce
 
-TIMEOUT = timedelta(
-    minutes=10
-)  # that processes wait for each other: the first fits the whitening when it saves
+TIMEOUT = timedelta(minutes=10)  # that they wait for each other: the first one alone saves
 
 
 @contextmanager

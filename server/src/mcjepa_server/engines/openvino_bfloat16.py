@@ -12,12 +12,7 @@ if TYPE_CHECKING:  # an optional requirement
     import openvino as ov
 
 CONVOLUTIONS = {"Convolution", "GroupConvolution"}
-BETWEEN = {
-    "Add",
-    "Multiply",
-    "HSwish",
-    "PRelu",
-}  # from convolution to convolution: bias, residual, activation
+BETWEEN = {"Add", "Multiply", "HSwish", "PRelu"}  # convolutions: bias, residual, activation
 DISPLACEMENTS = 3  # a convolution to so few channels gives pixels, and stays as it is
 SAME_VALUES = {"Convert", "Reshape", "Squeeze", "Unsqueeze"}
 
