@@ -28,6 +28,8 @@ def add_evaluate(commands: Any, repository: Path) -> None:
     propagate.add_argument("davis", type=Path, help="folder of JPEGImages/480p/SEQ and Annotations/480p/SEQ")
     propagate.add_argument("--split", help="only the videos that ImageSets/2017/SPLIT.txt names, such as val")
     _add_pictures(propagate)
+    limits = _add(kinds, repository, "limits", _limits, "flow in scenes that are hard for it, with a picture")
+    limits.add_argument("picture", type=Path, help="video, or folder of pictures, whose first one is taken")
     agreement = _add(kinds, repository, "agreement", _agreement, "cosine of the two embeddings of a frame")
     agreement.add_argument("frames", type=Path, help="video, or folder of consecutive frames")
 
@@ -124,6 +126,16 @@ def _propagate(args: argparse.Namespace) -> None:
     rows = evaluate_propagation(_models(args), args.davis, args.split, args.pictures)
     split = "" if args.split is None else f" --split {args.split}"
     _keep(args, rows, propagation_table(rows), args.davis.name + split)
+
+
+def _limits(args: argparse.Namespace) -> None:
+    from mcjepa.evaluation.limits import evaluate_limits, limits_table
+    from mcjepa.model_card import LIMITS_PICTURE
+    from mcjepa.parity import read_frames
+
+    folder = args.model_repository if args.checkpoint is None else Path()
+    rows = evaluate_limits(_models(args), read_frames(args.picture, 1)[0], folder / LIMITS_PICTURE)
+    _keep(args, rows, limits_table(rows), args.picture.name)
 
 
 def _agreement(args: argparse.Namespace) -> None:

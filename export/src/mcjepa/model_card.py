@@ -11,6 +11,7 @@ from typing import Any
 from mcjepa.evaluation.embeddings import agreement_text
 from mcjepa.evaluation.flow import flow_table
 from mcjepa.evaluation.knn import knn_table
+from mcjepa.evaluation.limits import limits_table
 from mcjepa.evaluation.linear import linear_table
 from mcjepa.evaluation.propagate import propagation_table
 from mcjepa.evaluation.segment import segmentation_table
@@ -19,6 +20,7 @@ from mcjepa.parity import Parity, parity_table
 from mcjepa.triton_config import Parameters, read_parameters
 
 RESULTS = "results.json"  # beside the card: what was measured on these weights
+LIMITS_PICTURE = "limits.jpg"
 
 DATA = """\
 Still images: tiny-ImageNet (100 images of each of 200 classes; research use), photographs from ImageNet and
@@ -76,6 +78,7 @@ def _result_section(kind: str, entry: Mapping[str, Any]) -> str:
 
 TITLES = {
     "flow": "Optical flow against ground truth",
+    "limits": "Where the flow fails",
     "knn": "Embeddings: nearest neighbours",
     "linear": "Embeddings: linear probe",
     "segment": "Dense features: segmentation by a linear head",
@@ -85,6 +88,7 @@ TITLES = {
 }
 TABLES: dict[str, Callable[[Any], str]] = {
     "flow": flow_table,
+    "limits": lambda rows: f"{limits_table(rows)}\n\n![The scenes of the table]({LIMITS_PICTURE})",
     "knn": knn_table,
     "linear": linear_table,
     "segment": segmentation_table,

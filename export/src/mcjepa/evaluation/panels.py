@@ -15,16 +15,15 @@ from mcjepa.files import write_atomic
 
 WIDTH = 420  # px of one panel
 CAPTION = 22  # px
-COLUMNS = 3
 
 
-def write_panels(path: Path, panels: Sequence[tuple[str, np.ndarray]]) -> None:
-    """Write captioned pictures of one size, COLUMNS a row, as one PNG."""
+def write_panels(path: Path, panels: Sequence[tuple[str, np.ndarray]], columns: int = 3) -> None:
+    """Write captioned pictures of one size, so many a row, as one in the format of the path's suffix."""
     cells = [_captioned(caption, picture) for caption, picture in panels]
-    cells += [np.zeros_like(cells[0])] * (-len(cells) % COLUMNS)
-    rows = [np.hstack(cells[i : i + COLUMNS]) for i in range(0, len(cells), COLUMNS)]
+    cells += [np.zeros_like(cells[0])] * (-len(cells) % columns)
+    rows = [np.hstack(cells[i : i + columns]) for i in range(0, len(cells), columns)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, cv2.imencode(".png", np.vstack(rows)[..., ::-1])[1].tobytes())
+    write_atomic(path, cv2.imencode(path.suffix, np.vstack(rows)[..., ::-1])[1].tobytes())
 
 
 def flow_colours(flow: np.ndarray, limit: float) -> np.ndarray:
