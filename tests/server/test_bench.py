@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,17 +11,6 @@ import pytest
 pytest.importorskip("openvino", reason="OpenVINO is not installed")
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
-GATEWAYS = """
-import json, sys
-from pathlib import Path
-import gateways, numpy
-
-repository = Path(sys.argv[1])
-pair = numpy.random.default_rng(0).integers(0, 256, (2, 64, 128, 3), numpy.uint8)
-report = gateways.measure(repository, pair, threads=1, clients=[1, 2], each=2)
-alone = gateways.direct(repository, pair, threads=1, rounds=1)
-print(json.dumps([report, alone, gateways.bars(report, alone)]))
-"""
 
 
 @pytest.fixture
@@ -45,22 +33,16 @@ def test_engines_and_their_peers(bench, repository):
 
 
 @pytest.mark.slow
-def test_gateways(repository):
-    """In a process of its own, as a benchmark runs: in that of all other tests it crashed."""
-    done = subprocess.run(
-        [sys.executable, "-c", GATEWAYS, str(repository)],
-        cwd=FOLDER,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    report, alone, _bars = json.loads(done.stdout.splitlines()[-1])
+def test_gateways(bench, repository):
+    gateways = bench("gateways")
+    pair = np.random.default_rng(0).integers(0, 256, (2, 64, 128, 3), np.uint8)
+    report = gateways.measure(repository, pair, threads=1, clients=[1, 2], each=2)
     for server in ("gateway", "bare FastAPI"):
         assert report[server]["memory_mb"] > 10
         assert report[server]["2 clients"]["runs"] == 4
+    alone = gateways.direct(repository, pair, threads=1, rounds=1)
     assert alone["decode + engine + encode"]["runs"] == alone["engine"]["runs"] == 1
+    json.dumps(gateways.bars(report, alone))
 
 
 def test_bars_compare_with_the_best_peer(bench):

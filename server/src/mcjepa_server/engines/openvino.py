@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock
@@ -49,24 +50,20 @@ class OpenVinoEngine:
         intra_op_threads: int,
         workers: int,
         precision: Precision = "float32",
-        cache: Path | None = None,
+        cache_dir: Path | None = None,
     ) -> OpenVinoEngine:
         """Reads a model repository. Blocking. Raises ContractError for anything missing or different.
 
-        ``cache`` keeps what was compiled for the next start. bfloat16 is of the convolutions alone, and an
-        error on a processor without it. Raises ImportError without OpenVINO.
+        ``cache_dir`` keeps what was compiled for the next start. bfloat16 is of the convolutions alone, and
+        an error on a processor without it. Raises ImportError without OpenVINO.
         """
-        import openvino as ov
-
         from mcjepa_server.engines.openvino_bfloat16 import lower_convolutions
 
         contract = load_contract(repository)
-        core = ov.Core()
+        core = _core()
         if precision == "bfloat16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise ContractError("this processor has no instructions for bfloat16")
-        core.set_property("CPU", _properties(intra_op_threads, workers))
-        if cache is not None:
-            core.set_property({"CACHE_DIR": str(cache)})
+        properties = _properties(intra_op_threads, workers, cache_dir)
         models = {}
         for name in MODEL_NAMES:
             path = graph_file(repository, name)
@@ -75,7 +72,7 @@ class OpenVinoEngine:
                 check_graph(contract, name, _tensors(model.inputs), _tensors(model.outputs))
                 if precision == "bfloat16":
                     lower_convolutions(model)
-                models[name] = core.compile_model(model, "CPU")
+                models[name] = core.compile_model(model, "CPU", properties)
             except RuntimeError as error:  # OpenVINO's own are no more precise
                 raise cannot_be_loaded(name, error) from error
         return cls(contract, models, workers, precision)
@@ -143,7 +140,19 @@ class _Call:
                 self._running.cancel()
 
 
-def _properties(intra_op_threads: int, workers: int) -> dict[str, object]:
+@cache
+def _core() -> ov.Core:
+    """The one of this process, which never goes.
+
+    The plugin for processors gives the thread that loads it a stack for signals, and unmaps that with its
+    last user, in whatever thread this happens: the next signal would then end the process.
+    """
+    import openvino as ov
+
+    return ov.Core()
+
+
+def _properties(intra_op_threads: int, workers: int, cache_dir: Path | None) -> dict[str, object]:
     properties: dict[str, object] = {
         "NUM_STREAMS": workers,
         "INFERENCE_PRECISION_HINT": "f32",  # what the graph says, where the default is the processor's choice
@@ -152,6 +161,8 @@ def _properties(intra_op_threads: int, workers: int) -> dict[str, object]:
     }
     if intra_op_threads:
         properties["INFERENCE_NUM_THREADS"] = intra_op_threads * workers  # of all streams together
+    if cache_dir is not None:
+        properties["CACHE_DIR"] = str(cache_dir)
     return properties
 
 
