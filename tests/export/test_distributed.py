@@ -1,4 +1,4 @@
-"""Training by two processes of `torchrun`: as one with the whole batch; resumed after one has died."""
+"""Training by two processes of `torchrun`: as one with the whole batch; started again after one has died."""
 
 from __future__ import annotations
 
@@ -15,11 +15,16 @@ import torch
 from mcjepa import checkpoint, distributed, run_folder, train
 from mcjepa.config import Config, ConfigError, to_dict
 
-# The second process is killed in the fourth step.
-DEATH = """
+# The second process is killed in the fourth step, and in the next life the first one in the fifth. There the
+# second one comes late: the first must not look for it where it was before.
+DEATHS = """
+import time
+me = os.environ["TORCHELASTIC_RESTART_COUNT"], os.environ["RANK"]
+if me == ("1", "1"):
+    time.sleep(3)
 step = train.Trainer.train_step
 def dying(self, batch):
-    if (os.environ["RANK"], self.progress.step) == ("1", 3):
+    if (*me, self.progress.step) in [("0", "1", 3), ("1", "0", 4)]:
         os.kill(os.getpid(), signal.SIGKILL)
     return step(self, batch)
 train.Trainer.train_step = dying
@@ -35,13 +40,13 @@ def config(small_config: Config) -> Config:
 
 @pytest.fixture
 def torchrun(training_program: Callable[[str], Path], tmp_path: Path) -> Callable[..., int]:
-    """torchrun(config, run, trap) trains in two processes of one thread each; returns the exit code."""
+    """torchrun(config, run, trap, restarts) trains in two processes of one thread each; the exit code."""
 
-    def launch(config: Config, run: Path, trap: str = "") -> int:
+    def launch(config: Config, run: Path, trap: str = "", restarts: int = 0) -> int:
         settings = tmp_path / "config.json"
         settings.write_text(json.dumps(to_dict(config)))
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-        command.append(str(training_program(trap)))
+        command += [f"--max-restarts={restarts}", str(training_program(trap))]
         done = subprocess.run(
             [*command, str(settings), str(run)],
             env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -74,11 +79,13 @@ def test_two_processes_train_as_one_with_the_whole_batch(config, tmp_path, torch
             torch.testing.assert_close(weights[1][name], value, rtol=1e-2, atol=1e-3, msg=name)
 
 
-def test_a_run_of_which_a_process_died_is_resumed_as_if_unbroken(config, tmp_path, torchrun):
+def test_a_run_of_which_processes_died_ends_as_if_unbroken(config, tmp_path, torchrun):
+    """After one death torchrun starts both again; after the second, one more than it may, the user does."""
     config = replace(config, train=replace(config.train, checkpoint_minutes=0.0))
     assert torchrun(config, tmp_path / "unbroken") == 0
-    assert torchrun(config, tmp_path / "broken", DEATH) != 0
-    assert torchrun(config, tmp_path / "broken") == 0
+    assert torchrun(config, tmp_path / "broken", DEATHS, restarts=1) != 0
+    assert len(metrics(tmp_path / "broken")) == 4  # the second life has taken a step
+    assert torchrun(config, tmp_path / "broken", DEATHS, restarts=1) == 0
     assert metrics(tmp_path / "broken") == metrics(tmp_path / "unbroken")
     hashes = [checkpoint.load(tmp_path / name).weights_sha256 for name in ("unbroken", "broken")]
     assert hashes[0] == hashes[1]

@@ -16,7 +16,9 @@ from typing import cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.nn.functional import all_gather, all_reduce
+from torch.distributed.rendezvous import rendezvous
 
 TIMEOUT = timedelta(minutes=10)  # that they wait for each other: the first one alone saves
 
@@ -30,11 +32,26 @@ def processes(device: torch.device) -> Iterator[torch.device]:
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    _join("nccl" if device.type == "cuda" else "gloo")
     try:
         yield device
     finally:
         dist.destroy_process_group()
+
+
+def _join(backend: str) -> None:
+    """Exchange addresses with the others, in a store of `torchrun`.
+
+    When `torchrun --max-restarts` starts all processes again, the addresses of the dead ones are still in its
+    store (torch 2.13), and who reads one before its owner has written the new one waits for nobody. So each
+    life has keys of its own. It is known by its number only where one `torchrun` counts: on one machine.
+    """
+    if os.environ.get("LOCAL_WORLD_SIZE") != os.environ["WORLD_SIZE"]:
+        dist.init_process_group(backend, timeout=TIMEOUT)
+        return
+    store, me, all_of_us = next(rendezvous("env://", timeout=TIMEOUT))
+    store = PrefixStore(f"life-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    dist.init_process_group(backend, store=store, rank=me, world_size=all_of_us, timeout=TIMEOUT)
 
 
 def rank() -> int:
