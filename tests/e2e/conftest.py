@@ -1,21 +1,27 @@
 """A real server process with the real weights, and real frames."""
 
 import importlib.util
+import json
 import os
 import queue
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 
 import cv2
+import httpx2
+import numpy as np
 import pytest
+from google.protobuf import text_format
 from mcjepa_client import Client
+from tritonclient.grpc import model_config_pb2
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ("mcjepa_flow", "mcjepa_flow_bidirectional", "mcjepa_embed")
@@ -161,3 +167,106 @@ def free_ports():
                 one.close()
 
     return find
+
+
+def _wait_until(condition, seconds=300):
+    """Looks ten times a second; what it found."""
+    pause = threading.Event()
+    for _ in range(seconds * 10):
+        if found := condition():
+            return found
+        pause.wait(0.1)
+    raise AssertionError(f"not within {seconds} s")
+
+
+@pytest.fixture(scope="session")
+def wait_until():
+    """wait_until(condition) -> what it gave as soon as it was true."""
+    return _wait_until
+
+
+class Triton:
+    """A real tritonserver on ports of its own; after a kill it can be started again there."""
+
+    def __init__(self, root, repository, folder, ports):
+        http, grpc, metrics = ports
+        self.url = f"127.0.0.1:{grpc}"
+        self._http, self._metrics = f"http://127.0.0.1:{http}/v2", f"http://127.0.0.1:{metrics}/metrics"
+        self._repository, self._log = repository, folder / "log"
+        self._command = [root / ".venv-triton/bin/python", root / "deploy/triton/serve.py", "--threads=1"]
+        self._command += [f"--http-port={http}", f"--grpc-port={grpc}", f"--metrics-port={metrics}"]
+        self._command += [f"--work={folder / 'work'}"]
+        self._process = None
+
+    def start(self, repository=None):
+        """Until it is ready; with other weights if asked."""
+        command = [*self._command, f"--model-repository={repository or self._repository}"]
+        with open(self._log, "ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        _wait_until(self._ready)
+
+    def _ready(self):
+        assert self._process.poll() is None, self._log.read_text()[-3000:]
+        try:
+            return httpx2.get(f"{self._http}/health/ready").status_code == 200
+        except httpx2.TransportError:
+            return False
+
+    def kill(self):
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(timeout=30)
+
+    def counts(self, model):
+        """Inferences and executions since its start, as Triton counts them."""
+        stats = json.loads(httpx2.get(f"{self._http}/models/{model}/stats").text)["model_stats"][0]
+        return np.array([stats["inference_count"], stats["execution_count"]])
+
+    def cancelled(self):
+        lines = httpx2.get(self._metrics).text.splitlines()
+        return sum(float(line.split()[-1]) for line in lines if 'reason="CANCELED"' in line)
+
+
+@pytest.fixture(scope="session")
+def light(repository, tmp_path_factory):
+    """Copies of the model repository that start faster, without warm-up; of another version if asked."""
+    numbers = count()
+
+    def copy(version=None):
+        target = tmp_path_factory.mktemp("models") / str(next(numbers))
+        shutil.copytree(repository, target)
+        for path in target.glob("*/config.pbtxt"):
+            config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
+            config.ClearField("model_warmup")
+            if version:
+                config.parameters["model_version"].string_value = version
+            path.write_text(text_format.MessageToString(config))
+        return target
+
+    return copy
+
+
+@pytest.fixture(scope="session")
+def new_triton(root, light, free_ports, tmp_path_factory):
+    """new_triton() -> a Triton that is not started yet."""
+    if not (root / ".venv-triton" / ".ready").is_file():
+        pytest.skip("tritonserver is not installed: make .venv-triton/.ready")
+    made = []
+
+    def make():
+        made.append(Triton(root, light(), tmp_path_factory.mktemp("triton"), free_ports(3)))
+        return made[-1]
+
+    yield make
+    for triton in made:
+        triton.kill()
+
+
+@pytest.fixture(scope="session")
+def start_triton(new_triton):
+    def run():
+        triton = new_triton()
+        triton.start()
+        return triton
+
+    return run

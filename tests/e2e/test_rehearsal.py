@@ -1,4 +1,4 @@
-"""Gateways behind a real load balancer: members leave, die, return and are added under load."""
+"""Gateways and Tritons behind a real load balancer: members leave, die, return and are added under load."""
 
 import os
 import re
@@ -8,10 +8,12 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from itertools import count, permutations
 
 import cv2
 import httpx2
 import numpy as np
+import onnxruntime
 import pytest
 from mcjepa_client import Client
 
@@ -32,58 +34,56 @@ if __name__ == "__main__":
     settings = Settings()
     sys.exit(serve(settings, create_app(settings, SlowEngine())))
 """
+TRITON_SETTINGS = {
+    "MCJEPA_ENGINE": "triton",
+    "MCJEPA_READINESS_INTERVAL_S": "0.5",
+    "MCJEPA_DECODE_PROCESSES": "0",
+}
 SETTINGS = {"MCJEPA_MAX_CONCURRENCY": "4", "MCJEPA_MAX_QUEUE_WAIT_S": "60", "MCJEPA_DECODE_PROCESSES": "0"}
 CALLERS = 6
-
-
-def wait_until(condition, seconds=120):
-    """Looks ten times a second."""
-    pause = threading.Event()
-    for _ in range(seconds * 10):
-        if condition():
-            return
-        pause.wait(0.1)
-    raise AssertionError(f"not within {seconds} s")
 
 
 class Gateway:
     """A gateway on a port that stays its own, so that it can be started again."""
 
-    def __init__(self, name, port, folder):
+    def __init__(self, name, port, log, command, settings):
         self.name, self.port = name, port
-        self._script, self._log = folder / "gateway.py", folder / f"{name}.log"
-        self._script.write_text(GATEWAY)
+        self._log, self._command, self._settings = log, command, settings
         self._process = None
 
     def start(self):
         kept = {name: value for name, value in os.environ.items() if not name.startswith("MCJEPA_")}
         with open(self._log, "ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, self._script],
-                env={**kept, **SETTINGS, "MCJEPA_PORT": str(self.port)},
+                [sys.executable, *self._command],
+                env={**kept, **self._settings, "MCJEPA_PORT": str(self.port)},
                 stdout=log,
                 stderr=log,
             )
         with Client(f"http://127.0.0.1:{self.port}") as client:
-            client.wait_until_ready(120)
+            client.wait_until_ready(300)
 
     def stop(self, number=signal.SIGTERM):
         """The exit code."""
         if self._process is None:
             return None
         self._process.send_signal(number)
-        code = self._process.wait(timeout=120)
+        code = self._process.wait(timeout=300)
         self._process = None
         return code
 
 
 class Cluster:
-    """Up to four gateways behind an HAProxy with the configuration of deploy/."""
+    """Gateways, which are not started yet, behind an HAProxy with the configuration of deploy/."""
 
-    def __init__(self, root, folder, ports):
+    def __init__(self, root, folder, ports, command, settings):
         port, *ports = ports
         self.url = f"http://127.0.0.1:{port}"
-        self.gateways = [Gateway(f"gateway{i + 1}", port, folder) for i, port in enumerate(ports)]
+        names = [f"gateway{i + 1}" for i in range(len(ports))]
+        self.gateways = [
+            Gateway(name, port, folder / f"{name}.log", command, settings)
+            for name, port in zip(names, ports, strict=True)
+        ]
         members = "".join(f"    server {g.name} 127.0.0.1:{g.port}\n" for g in self.gateways)
         text, binds = re.subn(
             r"bind :8080", f"bind 127.0.0.1:{port}", (root / "deploy/haproxy/haproxy.cfg").read_text()
@@ -99,7 +99,7 @@ class Cluster:
 
     def wait_until_ready(self):
         with Client(self.url) as client:
-            client.wait_until_ready(120)
+            client.wait_until_ready(300)
 
     def close(self):
         for gateway in self.gateways:
@@ -109,23 +109,43 @@ class Cluster:
 
 
 @pytest.fixture
-def cluster(root, tmp_path, free_ports):
+def make_cluster(root, tmp_path, free_ports):
+    """make_cluster(number, command, settings) -> a cluster of so many gateways."""
     if shutil.which("haproxy") is None:
         pytest.skip("HAProxy is not installed: apt-get install haproxy")
-    cluster = Cluster(root, tmp_path, free_ports(5))
-    yield cluster
-    cluster.close()
+    made = []
+
+    def make(number, command, settings):
+        made.append(Cluster(root, tmp_path, free_ports(1 + number), command, settings))
+        return made[-1]
+
+    yield make
+    for cluster in made:
+        cluster.close()
+
+
+@pytest.fixture
+def cluster(make_cluster, script_of_gateway):
+    """Four gateways with an engine without weights."""
+    return make_cluster(4, [script_of_gateway], SETTINGS)
+
+
+@pytest.fixture
+def script_of_gateway(tmp_path):
+    script = tmp_path / "gateway.py"
+    script.write_text(GATEWAY)
+    return script
 
 
 class Load:
-    """Callers that ask without a pause from `with` to its end, and check each answer.
+    """Callers that ask from `with` to its end, with `pause` s between answer and question.
 
-    `served` counts the answers of each gateway, `lost` has whatever else came.
+    `served` counts the right answers of each gateway, `lost` has whatever else came.
     """
 
-    def __init__(self, cluster, ask):
+    def __init__(self, cluster, ask, wait_until, pause=0.0):
         self.served, self.lost = Counter(), []
-        self._cluster, self._ask = cluster, ask
+        self._cluster, self._ask, self._wait_until, self._pause = cluster, ask, wait_until, pause
         self._over, self._lock = threading.Event(), threading.Lock()
         self._threads = [threading.Thread(target=self._call) for _ in range(CALLERS)]
 
@@ -142,10 +162,15 @@ class Load:
     def has_served(self, *gateways):
         """Waits until each of them has answered again."""
         before = Counter(self.served)
-        wait_until(lambda: all(self.served[g.name] > before[g.name] for g in gateways))
+        self._wait_until(lambda: all(self.served[g.name] > before[g.name] for g in gateways))
+
+    def has_served_all(self):
+        """Waits until there are more new answers than requests under way, twice over."""
+        before = self.served.total()
+        self._wait_until(lambda: self.served.total() > before + 2 * CALLERS)
 
     def _call(self):
-        while not self._over.is_set():
+        while not self._over.wait(self._pause):
             try:
                 name = self._ask(self._cluster.url)
             except Exception as error:  # whatever it is, the request is lost
@@ -187,20 +212,43 @@ def ask_once(pair):
         http.close()
 
 
-@pytest.fixture
-def ask_by_sdk(pair):
-    """As a user of the SDK does, with the retries it has."""
-    files, expected = pair
+class AskBySdk:
+    """As a user of the SDK does, with the retries it has; pairs: [(two files, their flow (H, W, 2) px)]."""
 
-    def ask(url):
-        with Client(url, max_retries=5) as client:
+    def __init__(self, pairs):
+        self.replies = Counter()  # of each status, also of those after which the SDK asked again
+        self._pairs, self._turn, self._gateway = pairs, count(), threading.local()
+        self._http = httpx2.Client(trust_env=False, event_hooks={"response": [self._see]})
+
+    def __call__(self, url):
+        files, expected = self._pairs[next(self._turn) % len(self._pairs)]
+        with Client(url, max_retries=5, http_client=self._http) as client:
             assert np.abs(client.flow(*files).flow - expected).max() < 1e-3
-        return "some gateway"
+        return self._gateway.name
 
-    return ask
+    def _see(self, reply):
+        self.replies[reply.status_code] += 1
+        self._gateway.name = reply.headers.get("x-gateway")
+
+    def close(self):
+        self._http.close()
 
 
-def test_nothing_is_sticky(cluster, ask_once):
+@pytest.fixture
+def ask_by_sdk():
+    """ask_by_sdk(pairs) -> a function for Load."""
+    made = []
+
+    def make(pairs):
+        made.append(AskBySdk(pairs))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def test_nothing_is_sticky(cluster, ask_once, wait_until):
     """Requests of one caller, on one connection, go to all of them."""
     for gateway in cluster.gateways[:3]:
         gateway.start()
@@ -210,12 +258,12 @@ def test_nothing_is_sticky(cluster, ask_once):
 
 
 @pytest.mark.slow
-def test_members_that_leave_return_and_are_added_lose_nothing(cluster, ask_once):
+def test_members_that_leave_return_and_are_added_lose_nothing(cluster, ask_once, wait_until):
     *members, added = cluster.gateways
     for gateway in members:
         gateway.start()
     cluster.wait_until_ready()
-    with Load(cluster, ask_once) as load:
+    with Load(cluster, ask_once, wait_until) as load:
         load.has_served(*members)
         for gateway in members:  # a rolling restart
             assert gateway.stop() == 0
@@ -230,18 +278,69 @@ def test_members_that_leave_return_and_are_added_lose_nothing(cluster, ask_once)
 
 
 @pytest.mark.slow
-def test_members_that_are_killed_cost_the_sdk_nothing(cluster, ask_by_sdk):
+def test_members_that_are_killed_cost_the_sdk_nothing(cluster, pair, ask_by_sdk, wait_until):
     """The requests inside are lost with them; the balancer says 502, and the SDK asks again."""
     members = cluster.gateways[:3]
     for gateway in members:
         gateway.start()
     cluster.wait_until_ready()
-    with Load(cluster, ask_by_sdk) as load:
+    with Load(cluster, ask_by_sdk([pair]), wait_until) as load:
         for gateway in members[:2]:
-            answered = load.served.total()
-            wait_until(lambda: load.served.total() > answered + CALLERS)  # noqa: B023 - called at once
+            load.has_served(gateway)
             assert gateway.stop(signal.SIGKILL) == -signal.SIGKILL
             gateway.start()
+    assert load.lost == []
+
+
+@pytest.fixture(scope="session")
+def real_pairs(frames, repository):
+    """Pairs of PNG files, cuts of real frames, in every order, and the flow of each by ONNX Runtime."""
+    session = onnxruntime.InferenceSession(repository / "mcjepa_flow/1/model.onnx")
+    cuts = [frame[:128, :192] for frame in frames.images]  # multiples of 64: nothing is padded
+    pairs = []
+    for cut in permutations(cuts, 2):
+        (flow,) = session.run(["flow"], {"frames": np.stack(cut)[np.newaxis]})  # (1, 1, 2, H, W)
+        files = [cv2.imencode(".png", img[..., ::-1])[1].tobytes() for img in cut]
+        pairs.append((files, flow[0, 0].transpose(1, 2, 0)))
+    return pairs
+
+
+@pytest.mark.slow
+@pytest.mark.triton
+def test_gateways_and_tritons_are_killed_and_added_and_nothing_is_lost(
+    make_cluster, new_triton, real_pairs, ask_by_sdk, wait_until
+):
+    first, second = new_triton(), new_triton()
+    settings = {**TRITON_SETTINGS, "MCJEPA_TRITON_URLS": f"{first.url},{second.url}"}
+    cluster = make_cluster(2, ["-m", "mcjepa_server"], settings)
+    first.start()
+    for gateway in cluster.gateways:
+        gateway.start()
+    cluster.wait_until_ready()
+    ask = ask_by_sdk(real_pairs)
+
+    def has_computed(triton):
+        before = triton.counts("mcjepa_flow")[0]
+        wait_until(lambda: triton.counts("mcjepa_flow")[0] > before)
+
+    with Load(cluster, ask, wait_until, pause=0.2) as load:
+        load.has_served(*cluster.gateways)
+        second.start()  # added
+        has_computed(second)
+        first.kill()
+        load.has_served_all()
+        first.start()
+        has_computed(first)
+        for gateway, number, code in zip(
+            cluster.gateways, (signal.SIGTERM, signal.SIGKILL), (0, -signal.SIGKILL), strict=True
+        ):
+            assert gateway.stop(number) == code
+            load.has_served_all()
+            gateway.start()
+            load.has_served(gateway)
+        second.kill()
+        load.has_served_all()
+    print(f"{load.served.total()} answered, statuses {dict(ask.replies)}")  # pytest -rP shows it
     assert load.lost == []
 
 

@@ -1,11 +1,7 @@
 """The gateway on a real Triton: equal answers, batches, and what happens when a Triton dies."""
 
-import json
-import shutil
 import signal
-import subprocess
 import threading
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import count
@@ -13,104 +9,11 @@ from itertools import count
 import httpx2
 import numpy as np
 import pytest
-from google.protobuf import text_format
 from mcjepa_client import Client
-from tritonclient.grpc import model_config_pb2
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 
 SOON = {"MCJEPA_READINESS_INTERVAL_S": "0.5", "MCJEPA_REQUEST_TIMEOUT_S": "30"}
-
-
-def get(url):
-    with urllib.request.urlopen(url, timeout=10) as reply:
-        return reply.read().decode()
-
-
-def wait_until(condition, seconds=60):
-    """Looks ten times a second; what it found."""
-    pause = threading.Event()
-    for _ in range(seconds * 10):
-        if found := condition():
-            return found
-        pause.wait(0.1)
-    raise AssertionError(f"not within {seconds} s")
-
-
-class Triton:
-    """A real tritonserver on ports of its own; after a kill it can be started again there."""
-
-    def __init__(self, root, repository, folder, ports):
-        self.http, self.grpc, self.metrics = ports
-        self.url = f"127.0.0.1:{self.grpc}"
-        self.folder = folder
-        ports = [f"--http-port={self.http}", f"--grpc-port={self.grpc}", f"--metrics-port={self.metrics}"]
-        self.command = [root / ".venv-triton/bin/python", root / "deploy/triton/serve.py", *ports]
-        self.command += ["--threads=1", f"--work={folder / 'work'}"]
-        self.start(repository)
-
-    def start(self, repository):
-        with open(self.folder / "log", "ab") as log:
-            self.process = subprocess.Popen(
-                [*self.command, f"--model-repository={repository}"], stdout=log, stderr=subprocess.STDOUT
-            )
-        wait_until(self.ready)
-
-    def ready(self):
-        assert self.process.poll() is None, (self.folder / "log").read_text()[-3000:]
-        try:
-            get(f"http://127.0.0.1:{self.http}/v2/health/ready")
-        except OSError:
-            return False
-        return True
-
-    def kill(self):
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait(timeout=30)
-
-    def counts(self, model):
-        """Inferences and executions, as Triton counts them."""
-        text = get(f"http://127.0.0.1:{self.http}/v2/models/{model}/stats")
-        stats = json.loads(text)["model_stats"][0]
-        return np.array([stats["inference_count"], stats["execution_count"]])
-
-    def cancelled(self):
-        lines = get(f"http://127.0.0.1:{self.metrics}/metrics").splitlines()
-        return sum(float(line.split()[-1]) for line in lines if 'reason="CANCELED"' in line)
-
-
-@pytest.fixture(scope="session")
-def light(repository, tmp_path_factory):
-    """Copies of the model repository that start faster, without warm-up; of another version if asked."""
-    numbers = count()
-
-    def copy(version=None):
-        target = tmp_path_factory.mktemp("models") / str(next(numbers))
-        shutil.copytree(repository, target)
-        for path in target.glob("*/config.pbtxt"):
-            config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
-            config.ClearField("model_warmup")
-            if version:
-                config.parameters["model_version"].string_value = version
-            path.write_text(text_format.MessageToString(config))
-        return target
-
-    return copy
-
-
-@pytest.fixture(scope="session")
-def start_triton(root, light, free_ports, tmp_path_factory):
-    if not (root / ".venv-triton" / ".ready").is_file():
-        pytest.skip("tritonserver is not installed: make .venv-triton/.ready")
-    started = []
-
-    def run():
-        started.append(Triton(root, light(), tmp_path_factory.mktemp("triton"), free_ports(3)))
-        return started[-1]
-
-    yield run
-    for triton in started:
-        triton.kill()
 
 
 @pytest.fixture(scope="session")
@@ -195,10 +98,10 @@ def test_nearby_shapes_share_executions_in_a_bucket(gateway, triton, frames):
     inferences, executions = triton.counts("mcjepa_flow") - before
     assert shapes == [cut[0].shape[:2] for cut in cuts]
     assert executions < inferences == len(cuts)
-    assert f'mcjepa_flow_shapes_total{{bucket="192x128"}} {len(cuts)}.0' in get(f"{url}/metrics")
+    assert f'mcjepa_flow_shapes_total{{bucket="192x128"}} {len(cuts)}.0' in httpx2.get(f"{url}/metrics").text
 
 
-def test_who_leaves_is_cancelled_in_triton(gateway, triton, frames):
+def test_who_leaves_is_cancelled_in_triton(gateway, triton, frames, wait_until):
     """One inference runs, those behind it wait in Triton's queue until their callers have gone."""
     url = gateway(triton)
     before = triton.cancelled()
@@ -217,7 +120,7 @@ def test_who_leaves_is_cancelled_in_triton(gateway, triton, frames):
     wait_until(some_are_cancelled)
 
 
-def test_a_triton_that_dies_under_load_gives_503_and_comes_back(start_triton, gateway, light, pair):
+def test_a_triton_that_dies_under_load_gives_503_and_comes_back(start_triton, gateway, pair, wait_until):
     triton = start_triton()
     url = gateway(triton)
     dead = threading.Event()
@@ -245,13 +148,13 @@ def test_a_triton_that_dies_under_load_gives_503_and_comes_back(start_triton, ga
     assert reply.status_code == 503
     assert triton.url in reply.json()["detail"]
 
-    triton.start(light())
+    triton.start()
     with Client(url) as client:
         client.wait_until_ready(60)
     assert post(url, pair).status_code == 200
 
 
-def test_of_two_tritons_one_may_die_and_no_request_is_lost(start_triton, gateway, light, pair):
+def test_of_two_tritons_one_may_die_and_no_request_is_lost(start_triton, gateway, pair, wait_until):
     first, second = start_triton(), start_triton()
     url = gateway(first, second)
     done = count()
@@ -271,11 +174,14 @@ def test_of_two_tritons_one_may_die_and_no_request_is_lost(start_triton, gateway
     assert second.counts("mcjepa_flow")[0] > 0
 
     def up(triton, value):
-        return f'mcjepa_triton_endpoint_up{{endpoint="{triton.url}"}} {value}' in get(f"{url}/metrics")
+        return (
+            f'mcjepa_triton_endpoint_up{{endpoint="{triton.url}"}} {value}'
+            in httpx2.get(f"{url}/metrics").text
+        )
 
     assert up(first, "0.0")
     assert up(second, "1.0")
-    first.start(light())
+    first.start()
     wait_until(lambda: up(first, "1.0"))
 
 
@@ -287,7 +193,7 @@ def test_another_version_is_not_served(start, triton, repository):
     assert "model_version is" in reply.json()["detail"]
 
 
-def test_other_weights_behind_the_same_address_are_not_served(start_triton, gateway, light, pair):
+def test_other_weights_behind_the_same_address_are_not_served(start_triton, gateway, light, pair, wait_until):
     triton = start_triton()
     url = gateway(triton)
     triton.kill()
@@ -296,7 +202,7 @@ def test_other_weights_behind_the_same_address_are_not_served(start_triton, gate
     assert reply.status_code == 503
     assert "model_version is another-1, expected" in httpx2.get(f"{url}/readyz").json()["detail"]
     triton.kill()
-    triton.start(light())
+    triton.start()
     with Client(url) as client:
         client.wait_until_ready(60)
 
