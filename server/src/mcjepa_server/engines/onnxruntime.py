@@ -36,6 +36,7 @@ class OnnxRuntimeEngine:
         Blocking. Raises ContractError for anything missing or different.
         """
         contract = load_contract(repository)
+        _share_arena()
         sessions = {}
         for name in names:
             session = _open(graph_file(repository, name), name, intra_op_threads)
@@ -76,12 +77,21 @@ class OnnxRuntimeEngine:
             raise EngineError(f"{model} failed in ONNX Runtime") from error
 
 
+def _share_arena() -> None:
+    """One pool of memory for the sessions of this process: only one of them works at a time."""
+    memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    ort.create_and_register_allocator(memory, None)
+
+
 def _open(path: Path, name: str, intra_op_threads: int) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = intra_op_threads
     options.inter_op_num_threads = 1
     # A pattern is kept for every shape ever seen: a quarter less memory without, and no slower.
     options.enable_mem_pattern = False
+    # What was computed is used, and its memory free again, as soon as can be: a quarter less memory.
+    options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+    options.add_session_config_entry("session.use_env_allocators", "1")  # of _share_arena
     # Threads that spin while they wait nearly double the time of a run where the cores are shared.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # errors: its warnings are about optimising the graph
