@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import runpy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import tritonclient
 from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2
 
 from mcjepa_server.errors import ContractError
 
@@ -85,7 +86,7 @@ def _differences(first: Contract, second: Contract) -> list[str]:
 
 def read_config(path: Path, name: str) -> Contract:
     """Parses one config.pbtxt."""
-    config: Any = model_config_pb2.ModelConfig()
+    config = _triton_config()
     try:
         text_format.Parse(path.read_text(encoding="utf-8"), config)
     except FileNotFoundError:
@@ -93,6 +94,12 @@ def read_config(path: Path, name: str) -> Contract:
     except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
         raise ContractError(f"{name}/config.pbtxt cannot be read: {error}") from error
     return contract_of_config(config, name)
+
+
+def _triton_config() -> Any:
+    """An empty ModelConfig. Its package would import gRPC with it, 10 MB that only TritonEngine needs."""
+    module = Path(tritonclient.__path__[0], "grpc", "model_config_pb2.py")
+    return runpy.run_path(str(module))["ModelConfig"]()
 
 
 def contract_of_config(config: Any, name: str) -> Contract:
