@@ -5,8 +5,9 @@ import os
 import signal
 import time
 
+import numpy as np
 import pytest
-from mcjepa_server import Settings, create_app, decoders
+from mcjepa_server import Settings, confined, create_app, decoders
 from mcjepa_server.engines.fake import FakeEngine
 from mcjepa_server.errors import DeadlineExceeded, ImageTooLarge, UndecodableImage
 from mcjepa_server.images import PixelBudget, decode_image
@@ -48,6 +49,17 @@ def test_a_crash_costs_one_file(encode, picture):
     assert crashed.param == "frame2"
     assert shapes == [(48, 80, 3)] * 4
     assert failures == 2  # it was tried twice
+
+
+def test_images_are_those_that_a_thread_decodes(encode, picture):
+    files = [encode(picture()), encode(picture(100, 33), "JPEG")]
+    budget = PixelBudget(10**6, 10**6)
+
+    async def job(pool):
+        return [await pool.run(decode_image, data, "x", budget, param="x") for data in files]
+
+    for found, data in zip(work(job)[0], files, strict=True):
+        np.testing.assert_array_equal(found, decode_image(data, "x", PixelBudget(10**6, 10**6)))
 
 
 def test_a_process_killed_from_outside_costs_nothing():
@@ -105,8 +117,8 @@ def test_a_process_is_bounded_and_light():
         return await pool.run(limits, param="x"), modules
 
     (bounds, modules), _ = work(job)
-    assert bounds == (decoders.MEMORY_BYTES, 0)
-    assert not modules & {"fastapi", "onnxruntime", "grpc", "pydantic"}
+    assert bounds == (confined.MEMORY_BYTES, 0)
+    assert not modules & {"asyncio", "fastapi", "onnxruntime", "grpc", "prometheus_client", "pydantic"}
 
 
 def test_through_the_whole_gateway(pair, check_problem):
@@ -114,7 +126,7 @@ def test_through_the_whole_gateway(pair, check_problem):
         assert client.post("/v1/flow", files=pair).status_code == 200
         limits = client.get("/v1/info").json()["limits"]
         assert (limits["decode_processes"], limits["decode_timeout_s"]) == (1, 30)
-        assert limits["decode_memory_bytes"] == decoders.MEMORY_BYTES
+        assert limits["decode_memory_bytes"] == confined.MEMORY_BYTES
         reply = client.post("/v1/embeddings", files={"images": pair["frame1"]})
         assert reply.status_code == 200
         pair["frame2"] = ("2.png", b"junk")

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import os
-import sys
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from anyio import BrokenWorkerProcess, CapacityLimiter, fail_after, to_process, to_thread
 from prometheus_client import Counter
 
+from mcjepa_server.confined import confine, run_confined
 from mcjepa_server.errors import DeadlineExceeded, NotReady, UndecodableImage
+from mcjepa_server.handover import SharedFile, hand_over
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 TIMEOUT_S = 30.0  # of one file; the largest that is allowed takes a few seconds
-MEMORY_BYTES = 2**32  # of address space of one process: the largest image, thrice, and the libraries
 
 
 class Decoders:
@@ -34,10 +33,11 @@ class Decoders:
         self._processes = processes
         self._limiter = CapacityLimiter(processes or os.cpu_count() or 1)
         self._failures = failures
+        self._files: list[SharedFile] = []  # of nobody at the moment
 
     async def start(self) -> None:
         """Starts the processes ahead of the first request, which starts those that do not come up in time."""
-        starts = (self._in_process(_confine, ()) for _ in range(self._processes))
+        starts = (self._in_process(confine, ()) for _ in range(self._processes))
         for outcome in await asyncio.gather(*starts, return_exceptions=True):
             if isinstance(outcome, BaseException):
                 logger.warning("a decoder process did not start: %r", outcome)
@@ -80,28 +80,20 @@ class Decoders:
 
     async def _in_process(self, function: Callable[..., T], args: tuple[object, ...]) -> T:
         async with self._limiter:
-            with fail_after(TIMEOUT_S):
-                spare = CapacityLimiter(1)  # the limit is ours, so that waiting for it takes none of the time
-                return await to_process.run_sync(_confined, function, args, cancellable=True, limiter=spare)
+            file = self._files.pop() if self._files else SharedFile()
+            try:
+                with fail_after(TIMEOUT_S):
+                    handed = hand_over(args, file.path)
+                    result: T = await _call(run_confined, function, handed, file.path)
+                    return result
+            finally:
+                file.clear()
+                self._files.append(file)
 
 
-def _confined(function: Callable[..., T], args: tuple[object, ...]) -> T:
-    _confine()
-    return function(*args)
-
-
-@functools.cache
-def _confine() -> None:
-    """Once in each process: bounded memory, no core files, no say in the terminal."""
-    import resource
-    import signal
-
-    import mcjepa_server.clips  # noqa: F401  the libraries, before the first file needs them
-
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stderr__.fileno() if sys.__stderr__ else 2)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which drains first
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+async def _call(function: Callable[..., Any], *args: object) -> Any:
+    spare = CapacityLimiter(1)  # the limit is ours, so that waiting for it takes none of the time
+    return await to_process.run_sync(function, *args, cancellable=True, limiter=spare)
 
 
 def _look_at_result(task: asyncio.Task[T]) -> None:

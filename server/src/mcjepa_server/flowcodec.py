@@ -26,7 +26,8 @@ _KITTI_OFFSET = 32768.0
 def encode_flo(flow: FloatArray) -> bytes:
     """Middlebury .flo: "PIEH", int32 width, int32 height, then interleaved float32, all little-endian."""
     height, width = flow.shape[:2]
-    return b"PIEH" + struct.pack("<ii", width, height) + flow.astype("<f4", copy=False).tobytes()
+    header = b"PIEH" + struct.pack("<ii", width, height)
+    return b"".join((header, np.ascontiguousarray(flow, "<f4").data))  # copied once
 
 
 def encode_kitti(flow: FloatArray) -> tuple[bytes, int]:

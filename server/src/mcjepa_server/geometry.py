@@ -13,7 +13,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from mcjepa_server.engine import FloatArray, Uint8Array
@@ -82,6 +81,8 @@ def scale_frame(frame: Uint8Array, geometry: Geometry) -> Uint8Array:
     """Frame (H, W, 3) to (h, w, 3), by averaging areas."""
     if not geometry.is_scaled:
         return frame
+    import cv2  # here: a process that decodes frames which fit does without its 6 MB
+
     size = (geometry.scaled_width, geometry.scaled_height)
     scaled: Uint8Array = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
     return scaled
@@ -100,6 +101,8 @@ def pack_clip(frames: Sequence[Uint8Array], geometry: Geometry) -> Uint8Array:
 
 def unpack_flow(raw: FloatArray, geometry: Geometry) -> FloatArray:
     """Flow (M, 2, padded H, padded W) of the engine to (M, H, W, 2) at the caller's size."""
+    import cv2
+
     cropped = raw[:, :, : geometry.scaled_height, : geometry.scaled_width]
     flows = np.empty((len(raw), geometry.height, geometry.width, 2), np.float32)
     if not geometry.is_scaled:
@@ -120,6 +123,8 @@ def resize_square(image: Uint8Array, side: int) -> Uint8Array:
 
     Axes that shrink are averaged first, then axes that grow are interpolated, so that no axis aliases.
     """
+    import cv2
+
     h, w = image.shape[:2]
     shrunk = (min(w, side), min(h, side))
     if shrunk != (w, h):

@@ -119,7 +119,7 @@ def _to_rgb(image: Image.Image, param: str) -> Uint8Array:
     elif image.mode in _EIGHT_BIT:
         # A palette with transparency goes through RGBA, or Pillow warns.
         upright = image.convert("RGBA") if image.mode in ("P", "PA") else image
-        upright = upright.convert("RGB")
+        upright = upright if upright.mode == "RGB" else upright.convert("RGB")  # which would copy it
     else:
         raise UndecodableImage(
             f"{param} has pixels of type {image.mode}; 8 and 16 bits a channel are supported", param=param

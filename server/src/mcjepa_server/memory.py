@@ -1,23 +1,33 @@
-"""A heap that does not grow with the sizes of what passed through it."""
+"""What glibc does with freed memory: it is kept for the next request, and given back every few seconds.
+
+By itself glibc gives up the end of a heap as soon as it is free, so that the next request faults in its pages
+anew, never looks again at gaps between small objects that stay, and has a heap for each thread.
+"""
 
 from __future__ import annotations
 
 import ctypes
 
-_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # of mallopt(3)
-_THRESHOLD_BYTES = 2**17  # glibc's first value; then it follows what is freed, up to 32 MiB
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of mallopt(3)
+_LARGEST_BLOCK = 2**25  # bytes; glibc takes no more
 
 
-def keep_heap_tight() -> bool:
-    """Gives every block from 128 KiB on pages of its own, which go back to the system when it is freed, and
-    all threads one heap.
+def keep_freed_memory(most: int) -> bool:
+    """One heap for all threads, with blocks of up to 32 MiB in it; at its end at most these bytes stay free.
 
-    By itself glibc raises that size to the largest block freed so far. Bodies and images then lie in the heap
-    between small objects that stay, and leave gaps that nothing fits and that are never given back; the heap
-    of each thread that encodes replies has gaps of its own. False where there is no glibc.
+    False where there is no glibc.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):  # Alpine, macOS, Windows
         return False
-    return bool(mallopt(_M_MMAP_THRESHOLD, _THRESHOLD_BYTES) and mallopt(_M_ARENA_MAX, 1))
+    wanted = {_M_ARENA_MAX: 1, _M_MMAP_THRESHOLD: _LARGEST_BLOCK, _M_TRIM_THRESHOLD: most}
+    return all(mallopt(name, value) for name, value in wanted.items())
+
+
+def give_back() -> bool:
+    """Gives every free page of the heap back to the system, gaps included. False if there is none to give."""
+    try:
+        return bool(ctypes.CDLL(None).malloc_trim(0))
+    except (OSError, AttributeError, TypeError):
+        return False

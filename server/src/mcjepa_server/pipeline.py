@@ -143,10 +143,10 @@ def normalise(embeddings: FloatArray) -> FloatArray:
 
 
 def _assemble(parts: Sequence[FlowOutput], geometry: Geometry, options: FlowOptions) -> FlowResult:
-    flows = np.concatenate([unpack_flow(part.flow[0], geometry) for part in parts])
+    flows = _join([unpack_flow(part.flow[0], geometry) for part in parts])
     backward = None
     if options.both:
-        backward = np.concatenate(
+        backward = _join(
             [unpack_flow(part.flow_backward[0], geometry) for part in parts if part.flow_backward is not None]
         )
     occlusion = None
@@ -160,3 +160,8 @@ def _assemble(parts: Sequence[FlowOutput], geometry: Geometry, options: FlowOpti
         occlusion=occlusion,
         embeddings=normalise(np.concatenate(embeddings)),
     )
+
+
+def _join(parts: Sequence[FloatArray]) -> FloatArray:
+    """Along the first axis; the only one as it is."""
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 import numpy as np
+from anyio.to_thread import run_sync
 
 from mcjepa_server.admission import Admission, Place, Work
 from mcjepa_server.body import ByteBudget
@@ -19,6 +20,7 @@ from mcjepa_server.decoders import Decoders
 from mcjepa_server.engine import Engine
 from mcjepa_server.errors import ApiError, ContractError, EngineError, NotReady
 from mcjepa_server.geometry import resize_square
+from mcjepa_server.memory import give_back
 from mcjepa_server.metrics import Metrics
 from mcjepa_server.pipeline import FlowOptions, Pipeline
 from mcjepa_server.timing import Timings
@@ -183,6 +185,7 @@ class Service:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(self.settings.readiness_interval_s)
+            await run_sync(give_back)
             if not self._draining and (self._failing is not None or self._is_stale()):
                 await self.check()
 

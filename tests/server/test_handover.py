@@ -1,0 +1,58 @@
+"""Buffers that go by a file when they are pickled."""
+
+import os
+import pickle
+
+import numpy as np
+import pytest
+from mcjepa_server.handover import SharedFile, hand_over
+
+
+def through(value, file):
+    return pickle.loads(pickle.dumps(hand_over(value, file.path)))
+
+
+@pytest.mark.parametrize("value", [None, 3, "text", ValueError("x"), [b"in a list"], (1, ("a",))])
+def test_small_things_go_by_the_pickle(value):
+    file = SharedFile()
+    assert repr(through(value, file)) == repr(value)
+    assert os.path.getsize(file.path) == 0
+
+
+def test_bytes_and_images_go_by_the_file():
+    file = SharedFile()
+    frame = np.random.default_rng(0).integers(0, 256, (48, 80, 3), np.uint8)
+    pickled = pickle.dumps(hand_over((b"x" * 5000, "name", frame, frame[::2, ::-1], b""), file.path))
+    assert len(pickled) < 1000
+    data, name, whole, cut, nothing = pickle.loads(pickled)
+    assert (data, name, nothing) == (b"x" * 5000, "name", b"")
+    np.testing.assert_array_equal(whole, frame)
+    np.testing.assert_array_equal(cut, frame[::2, ::-1])
+
+
+def test_other_arrays_keep_their_type():
+    flow = np.random.default_rng(0).random((3, 4, 2), np.float32)
+    found = through(flow, SharedFile())
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, flow)
+
+
+def test_a_file_is_empty_after_it_was_cleared_and_ends_with_its_owner():
+    file = SharedFile()
+    through(b"x" * 5000, file)
+    assert os.path.getsize(file.path) == 5000
+    file.clear()
+    assert os.path.getsize(file.path) == 0
+    path = file.path
+    del file
+    assert not os.path.exists(path)
+
+
+def test_without_files_in_memory_it_is_a_temporary_one(monkeypatch, tmp_path):
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    file = SharedFile()
+    assert through((b"abc", 1), file) == (b"abc", 1)
+    assert [str(path) for path in tmp_path.iterdir()] == [file.path]
+    del file
+    assert not list(tmp_path.iterdir())
