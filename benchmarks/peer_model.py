@@ -17,7 +17,9 @@ class PeerModel:
     def __init__(self, repository: Path, threads: int) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
-        options.enable_mem_pattern = False  # as in the gateway, so that only the serving differs
+        # As in the gateway, so that only the serving differs.
+        options.enable_mem_pattern = False
+        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         path = repository / "mcjepa_flow" / "1" / "model.onnx"
         self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
