@@ -1,9 +1,9 @@
 """Flow head: coarse-to-fine matching and refinement over the pyramid.
 
 After PWC-Net (Sun et al., 2018): warp, local correlation, estimator, residual flow. Two things differ: the
-features that are matched are projected and l2-normalised, and the soft-argmax of the correlation moves the
-flow before the estimator sees it, so that the estimator only corrects and fills in. One estimator serves
-strides 32 to 8.
+features that are matched are projected, standardised over the pair and l2-normalised, and the soft-argmax of
+the correlation moves the flow before the estimator sees it, so that the estimator only corrects and fills in.
+One estimator serves strides 32 to 8.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from mcjepa import ops
 from mcjepa.config import EncoderConfig, FlowConfig
-from mcjepa.distributed import SyncedBatchNorm
 from mcjepa.model.encoder import LayerNorm2d
 
 FINEST_STRIDE = 4
@@ -70,6 +69,19 @@ def _described_dim(config: FlowConfig, radius: int) -> int:
     return (2 * radius + 1) ** 2 + 2 + 2 + 1 + config.hidden_dim
 
 
+def standardise(one: Tensor, two: Tensor) -> tuple[Tensor, Tensor]:
+    """Each channel of a pair's features, (B, C, H, W) each, at mean 0 and deviation 1 over both frames.
+
+    Needed before the l2 norm: else a part that is the same everywhere takes over the direction of all
+    features, every cosine goes to 1, and the level never matches again (seen at stride 8).
+    """
+    mean = (one.mean((2, 3), keepdim=True) + two.mean((2, 3), keepdim=True)) / 2
+    one, two = one - mean, two - mean
+    variance = (one.square().mean((2, 3), keepdim=True) + two.square().mean((2, 3), keepdim=True)) / 2
+    scale = torch.rsqrt(variance + 1e-5)
+    return one * scale, two * scale
+
+
 class LevelMatcher(nn.Module):
     """Matching at one level: normalised features, correlation, expected displacement; in float32."""
 
@@ -79,18 +91,14 @@ class LevelMatcher(nn.Module):
         self.radius = radius
         self.block = min(BLOCK, 64 // stride)  # H and W of the frames are multiples of 64
         self.project = nn.Conv2d(dim, context_dim(config, radius), 1)
-        # centred before the l2 norm: else a part that is the same everywhere takes over the direction of all
-        # features, every cosine goes to 1, and the level never matches again (seen at stride 8)
-        self.centre = SyncedBatchNorm(config.match_dim, affine=False)
         self.log_temperature = nn.Parameter(torch.tensor(math.log(config.temperature)))
 
     def forward(self, feats1: Tensor, feats2: Tensor, flow: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """-> corr (B, (2r+1)^2, H, W), displacement (B, 2, H, W) px, its peak (B, 1, H, W), context."""
         context = ops.at_least_float32(self.project(torch.cat([feats1, feats2])))
         projected = context[:, : self.match_dim]
-        normalised = F.normalize(self.centre(projected), dim=1)
         b = feats1.shape[0]  # slices: chunk makes sequences of ONNX, which its optimiser cannot fold
-        source, target = normalised[:b], normalised[b:]
+        source, target = (F.normalize(f, dim=1) for f in standardise(projected[:b], projected[b:]))
         # detached: gradients reach the coarser flow by the sum alone, else they explode along the warps
         with torch.autocast(
             projected.device.type, enabled=False
