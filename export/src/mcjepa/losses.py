@@ -121,7 +121,7 @@ def variance_covariance(feats: Sequence[Tensor], config: LossConfig) -> Tensor:
 
 
 def known_motion(flow: Tensor, truth: Tensor) -> Tensor:
-    """Ours: mean of (|du| + |dv| + 0.01)^0.4 px against a known flow, PWC-Net's robust loss."""
+    """Ours: mean of (|du| + |dv| + 0.01)^0.7 px against a known flow, a robust loss after PWC-Net's."""
     return _robust_distance(flow, truth).mean()
 
 
@@ -132,7 +132,7 @@ def distillation(flow: Tensor, taught: Tensor, visible: Tensor) -> Tensor:
 
 def _robust_distance(flow: Tensor, truth: Tensor) -> Tensor:
     """(B, 2, H, W) px twice -> (B, 1, H, W)."""
-    return ((flow - truth).abs().sum(1, keepdim=True) + 0.01).pow(0.4)
+    return ((flow - truth).abs().sum(1, keepdim=True) + 0.01).pow(0.7)
 
 
 def known_motion_levels(levels: Sequence[Tensor], truth: Tensor) -> Tensor:
