@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
@@ -202,7 +203,7 @@ class Triton:
         """Until it is ready; with other weights if asked."""
         command = [*self._command, f"--model-repository={repository or self._repository}"]
         with open(self._log, "ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         _wait_until(self._ready)
 
     def _ready(self):
@@ -214,7 +215,8 @@ class Triton:
 
     def kill(self):
         if self._process is not None:
-            self._process.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)  # its Python stubs, too
             self._process.wait(timeout=30)
 
     def counts(self, model):
