@@ -71,8 +71,10 @@ def test_two_processes_train_as_one_with_the_whole_batch(config, tmp_path, torch
     one, two = metrics(tmp_path / "one"), metrics(tmp_path / "two")
     assert len(one) == len(two) == config.train.steps
     assert two[0] == pytest.approx(one[0], rel=1e-4)
-    for alone, shared in zip(one, two, strict=True):  # roundings grow with the steps
-        assert shared == pytest.approx(alone, rel=1e-2)
+    for alone, shared in zip(
+        one, two, strict=True
+    ):  # roundings grow with the steps, most at stride 32: 2x2 cells
+        assert shared == pytest.approx(alone, rel=5e-2)
     weights = [checkpoint.load(tmp_path / name).model.state_dict() for name in ("one", "two")]
     for name, value in weights[0].items():
         if not name.startswith("whitening"):  # axes of nearly equal variances are as good as arbitrary
