@@ -94,7 +94,7 @@ def test_a_missing_file_is_an_error_that_names_the_checkpoint(saved, name):
             lambda t: t["config"]["model"]["encoder"].update(depths=[0, 1]),
             r"depths must have 6 values, got 2",
         ),
-        (lambda t: t["config"]["model"]["flow"].update(match_dim=10), "size mismatch"),
+        (lambda t: t["config"]["model"]["flow"].update(hidden_dim=24), "size mismatch"),
         (lambda t: t["config"]["model"]["encoder"].update(depths=[0, 1, 0, 1, 1, 1]), "Missing key"),
         (lambda t: t.pop("config"), "config"),
         (lambda t: t.pop("step"), "step"),
