@@ -94,30 +94,22 @@ def gather(x: Tensor) -> Tensor:
     return torch.cat(all_gather(x)) if world() > 1 else x
 
 
-class SyncedBatchNorm(nn.BatchNorm2d):
+class SyncedBatchNorm(nn.BatchNorm1d):
     """Batch norm over the batches of all processes; torch's SyncBatchNorm does the same, but on GPUs only."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, ...) -> the same, in float32 at least while training."""
+        """(B, C) -> the same, in float32 at least while several train."""
         if not self.training or world() == 1:
             return super().forward(x)
         x = x.float()
-        over = [d for d in range(x.ndim) if d != 1]
-        mean, square = all_reduce(torch.stack([x.mean(over), x.square().mean(over)]) / world())
+        mean, square = all_reduce(torch.stack([x.mean(0), x.square().mean(0)]) / world())
         variance = square - mean.square()
-        count = world() * x.numel() // x.shape[1]
+        count = world() * len(x)
         self._remember(mean.detach(), variance.detach() * count / (count - 1))
-        shape = [1, -1] + [1] * (x.ndim - 2)
-        y = (x - mean.view(shape)) * torch.rsqrt(variance + self.eps).view(shape)
-        return y * self.weight.view(shape) + self.bias.view(shape) if self.affine else y
+        return (x - mean) * torch.rsqrt(variance + self.eps) * self.weight + self.bias
 
     def _remember(self, mean: Tensor, variance: Tensor) -> None:
         momentum = cast(float, self.momentum)
         cast(Tensor, self.running_mean).lerp_(mean, momentum)
         cast(Tensor, self.running_var).lerp_(variance, momentum)
         cast(Tensor, self.num_batches_tracked).add_(1)
-
-    def _check_input_dim(self, x: Tensor) -> None:
-        """Rows (B, C) and maps (B, C, H, W) are both taken."""
-        if x.ndim not in (2, 4):
-            raise ValueError(f"expected (B, C) or (B, C, H, W), got {tuple(x.shape)}")
