@@ -23,7 +23,7 @@ from mcjepa_server.engines.onnxruntime import OnnxRuntimeEngine
 from mcjepa_server.flowcodec import encode_flo
 from mcjepa_server.geometry import Padding, pack_clip, plan_geometry, unpack_flow
 from mcjepa_server.images import PixelBudget, decode_image
-from mcjepa_server.memory import keep_freed_memory
+from mcjepa_server.memory import GATEWAY_BYTES, keep_freed_memory
 
 TIMEOUT = 300.0  # s, of one request or of a start
 HERE = Path(__file__).parent
@@ -69,7 +69,7 @@ def direct(repository: Path, pair: Uint8Array, threads: int, rounds: int) -> dic
 
     With the heap of the gateway, without which it would be slower.
     """
-    keep_freed_memory(2**28)
+    keep_freed_memory(GATEWAY_BYTES)
     engine = OnnxRuntimeEngine.load(repository, threads, workers=1)
     files = [encode_png(frame) for frame in pair]
     height, width = pair.shape[1:3]

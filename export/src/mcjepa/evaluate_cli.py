@@ -133,8 +133,8 @@ def _limits(args: argparse.Namespace) -> None:
     from mcjepa.model_card import LIMITS_PICTURE
     from mcjepa.parity import read_frames
 
-    folder = args.model_repository if args.checkpoint is None else Path()
-    rows = evaluate_limits(_models(args), read_frames(args.picture, 1)[0], folder / LIMITS_PICTURE)
+    drawing = args.model_repository / LIMITS_PICTURE if args.checkpoint is None else None
+    rows = evaluate_limits(_models(args), read_frames(args.picture, 1)[0], drawing)
     _keep(args, rows, limits_table(rows), args.picture.name)
 
 

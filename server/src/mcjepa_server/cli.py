@@ -22,14 +22,13 @@ from mcjepa_server.config import EngineName, Settings
 from mcjepa_server.engines.select import find_model_repository
 from mcjepa_server.errors import ContractError
 from mcjepa_server.keys import KeyFileError, add_key
-from mcjepa_server.memory import keep_freed_memory
+from mcjepa_server.memory import GATEWAY_BYTES, keep_freed_memory
 from mcjepa_server.protocol import bounded_protocol
 from mcjepa_server.service import Service
 from mcjepa_server.startup import ConfigError, load_settings, unknown_variables
 from mcjepa_server.version import __version__
 
 logger = logging.getLogger(__name__)
-_KEPT_BYTES = 2**28  # free memory of the heap that is kept until the service gives it back
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -111,7 +110,7 @@ def make_server(settings: Settings, app: FastAPI) -> Server:
 
 def serve(settings: Settings, app: FastAPI) -> int:
     """Serves the application until a signal. 0 if it was served, 1 if it could not be."""
-    keep_freed_memory(_KEPT_BYTES)
+    keep_freed_memory(GATEWAY_BYTES)
     logs.configure(settings.log_format)
     for complaint in unknown_variables():
         logger.warning(complaint)

@@ -10,6 +10,7 @@ import ctypes
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of mallopt(3)
 _LARGEST_BLOCK = 2**25  # bytes; glibc takes no more
+GATEWAY_BYTES = 2**28  # that the gateway keeps until it gives them back
 
 
 def keep_freed_memory(most: int) -> bool:

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from mcjepa import metrics
 from mcjepa.data.benchmarks import FlowSample, open_benchmark
 from mcjepa.evaluation.panels import error_colours, flow_colours, write_panels
+from mcjepa.evaluation.tables import markdown_table
 from mcjepa.predictors import FlowPredictor, OnnxModels, TorchModel, dis_flow, zero_flow
 
 Row = dict[str, Any]
@@ -115,8 +116,4 @@ def flow_table(rows: Sequence[Row]) -> str:
     }
     if any(row.get("epe_noc") is not None for row in rows):
         columns |= {"EPE not occluded, px": "epe_noc", "EPE occluded, px": "epe_occ"}
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    for row in rows:
-        cells = ("-" if row.get(key) is None else str(row[key]) for key in columns.values())
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return markdown_table(columns, rows)

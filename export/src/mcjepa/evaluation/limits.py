@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from mcjepa import metrics
 from mcjepa.evaluation.panels import error_colours, flow_colours, write_panels
+from mcjepa.evaluation.tables import markdown_table
 from mcjepa.predictors import FlowPredictor, OnnxModels, TorchModel, dis_flow, zero_flow
 
 Row = dict[str, Any]
@@ -51,17 +52,15 @@ def evaluate_limits(
 
 def limits_table(rows: Sequence[Row]) -> str:
     """The result of `evaluate_limits` as a Markdown table."""
-    methods = [key for key in rows[0] if key != "scene"]
-    lines = ["| scene | " + " | ".join(f"{m}, px" for m in methods) + " |", "|---|" + "---|" * len(methods)]
-    lines += ["| " + " | ".join(str(row[key]) for key in ("scene", *methods)) + " |" for row in rows]
-    return "\n".join(lines)
+    methods = {f"{key}, px": key for key in rows[0] if key != "scene"}
+    return markdown_table({"scene": "scene"} | methods, rows)
 
 
 def scenes(picture: np.ndarray) -> Iterator[Scene]:
     """The hard scenes, from one picture (H, W, 3)."""
     wide = _covering(picture, SIZE[0], SIZE[1] + PAN)
     backdrop, beside = wide[:, : SIZE[1]], wide[:, PAN : PAN + SIZE[1]]
-    yield _moved("everything moves by 140 px", backdrop, beside, np.ones(SIZE, bool), (-PAN, 0))
+    yield _moved(f"everything moves by {PAN} px", backdrop, beside, np.ones(SIZE, bool), (-PAN, 0))
     other = backdrop[::-1, ::-1]  # what objects are cut from
     yield _object("an object of 16 px moves by 40 px", backdrop, other, _disc(8), (40, 0))
     yield _object("bars of 3 px move by 12 px", backdrop, other, _bars(), (12, 0))
@@ -88,7 +87,7 @@ def _hidden(
 ) -> Scene:
     """The same, but judged is the backdrop that the object covers in frame 2."""
     scene = _object(name, backdrop, texture, mask, motion)
-    return Scene(name, scene.img1, scene.img2, scene.flow, _shifted(mask, motion) & ~mask)
+    return replace(scene, judged=_shifted(mask, motion) & ~mask)
 
 
 def _shifted(array: np.ndarray, motion: tuple[int, int]) -> np.ndarray:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from mcjepa.data.masks import MaskedVideo, open_davis
 from mcjepa.evaluation.jf import boundary_f, region_similarity
 from mcjepa.evaluation.panels import error_colours, mask_colours, write_panels
+from mcjepa.evaluation.tables import markdown_table
 from mcjepa.predictors import FlowPredictor, OnnxModels, TorchModel, dis_flow, zero_flow
 
 # The protocol of DINO (Caron et al., 2021, appendix), after Jabri et al. (2020)
@@ -198,6 +199,5 @@ def _draw(video: MaskedVideo, method: Method, score: str, path: Path) -> None:
 
 def propagation_table(rows: Sequence[Row]) -> str:
     """The result of `evaluate_propagation` as a Markdown table."""
-    lines = ["| method | videos | objects | J, % | F, % | J&F, % |", "|---|---|---|---|---|---|"]
-    keys = ("method", "videos", "objects", "j", "f", "jf")
-    return "\n".join(lines + ["| " + " | ".join(str(row[key]) for key in keys) + " |" for row in rows])
+    same = {name: name for name in ("method", "videos", "objects")}
+    return markdown_table(same | {"J, %": "j", "F, %": "f", "J&F, %": "jf"}, rows)

@@ -78,7 +78,7 @@ class OnnxRuntimeEngine:
 
 
 def _share_arena() -> None:
-    """One pool of memory for the sessions of this process: only one of them works at a time."""
+    """One pool of memory for the sessions of this process: what one has freed, the others use."""
     memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     ort.create_and_register_allocator(memory, None)
 
