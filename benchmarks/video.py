@@ -3,9 +3,9 @@
 Speed: a clip of 640x360 is computed by `Client.video`, by the same with pairs as clips, and by one request
 for each pair after the other, in turns, against one gateway of its own process. Wall time depends on what
 else the machine does; processor time, of the client and the gateway with its decoders, hardly does. Then the
-engine alone is timed on clips of 2 and of 16 frames, which says what a frame costs to encode and what the
-flow of a pair costs: a pair encodes two frames where a clip encodes one, so the engine gains at most
-(2 encode + flow) / (encode + flow).
+engine alone is timed on pairs and on clips of the length that the gateway cuts for it, n frames, which says
+what a frame costs to encode and what a flow costs: n frames are encoded for n - 1 flows, so the engine gains
+at most (2 encode + flow) / (n / (n - 1) encode + flow).
 
 Memory: videos of 1,000 and of 10,000 frames of 64x48 pass `Client.video` and `Client.process`, each in
 processes of its own, and the peaks of client and server are compared. The server answers with the fake engine
@@ -150,11 +150,15 @@ def count_pairs(client: Client, video: Path) -> int:
 
 
 async def time_engine(threads: int, repeats: int = 5) -> dict[str, float]:
-    """Milliseconds of a processor to encode a frame and for the flow of a pair, from clips of 2 and 16."""
+    """Milliseconds of a processor to encode a frame and for the flow of a pair.
+
+    From pairs and from clips of the length that the engine is given at most.
+    """
     frames = np.stack(list(islice(real_frames(), CLIP)))
     frames = np.pad(frames, ((0, 0), (0, -HEIGHT % 64), (0, 0), (0, 0)), mode="edge")
     engine = await make_engine(Settings(intra_op_threads=threads), Metrics())
-    times: dict[int, list[float]] = {2: [], CLIP: []}
+    count = min(CLIP, engine.clip_frames)
+    times: dict[int, list[float]] = {2: [], count: []}
     for _ in range(repeats + 1):
         for length, taken in times.items():
             began = time.process_time()
@@ -162,12 +166,12 @@ async def time_engine(threads: int, repeats: int = 5) -> dict[str, float]:
             taken.append(time.process_time() - began)
     await engine.close()
     pair, clip = (1000 * float(np.median(taken[1:])) for taken in times.values())
-    frame = (clip - pair) / (CLIP - 2)  # encode + flow
+    frame = (clip - pair) / (count - 2)  # encode + flow
     encode = pair - frame
     return {
         "encode_ms": round(encode, 1),
         "flow_ms": round(frame - encode, 1),
-        "most_gain": round(pair / frame, 2),
+        "most_gain": round(pair * (count - 1) / clip, 2),
     }
 
 

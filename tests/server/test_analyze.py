@@ -57,12 +57,19 @@ def test_both_directions_and_occlusion(client, post, frames):
     }
 
 
-def test_long_clips_are_split_without_a_trace(serve, post, frames):
+@pytest.mark.parametrize(
+    ("clip_frames", "max_clip_pixels", "lengths"),
+    [(3, 2**22, [3, 3]), (4, 2**22, [4, 2]), (32, 3 * 64 * 128, [3, 3]), (32, 8192, [2, 2, 2, 2])],
+)
+def test_long_clips_are_split_without_a_trace(
+    serve, post, frames, clip_frames, max_clip_pixels, lengths, monkeypatch
+):
     whole, split = FakeEngine(), FakeEngine()
+    monkeypatch.setattr(split, "clip_frames", clip_frames)
     reply = post(serve(whole), frames, "?direction=both")
-    parts = post(serve(split, max_clip_pixels=2 * 64 * 128), frames, "?direction=both")
+    parts = post(serve(split, max_clip_pixels=max_clip_pixels), frames, "?direction=both")
     assert [shape[1] for shape in whole.calls[-1:]] == [5]
-    assert [shape[1] for shape in split.calls[-4:]] == [2, 2, 2, 2]
+    assert [shape[1] for shape in split.calls[-len(lengths) :]] == lengths
     one, other = (np.load(io.BytesIO(body.content)) for body in (reply, parts))
     for name in ("flows", "flows_backward", "embeddings"):
         np.testing.assert_array_equal(one[name], other[name])

@@ -44,6 +44,11 @@ class Engine(Protocol):
     @property
     def contract(self) -> Contract: ...
 
+    @property
+    def clip_frames(self) -> int:
+        """Frames of a clip that one call is given at most, 2 or more: what the engine is fastest with."""
+        ...
+
     async def infer_flow(self, frames: Uint8Array, backward: bool) -> FlowOutput:
         """``frames`` is (B, N, H, W, 3) RGB, N >= 2, H and W multiples of ``contract.stride``."""
         ...

@@ -134,8 +134,7 @@ def resize_square(image: Uint8Array, side: int) -> Uint8Array:
     return image
 
 
-def split_clip(frames: int, geometry: Geometry, max_pixels: int) -> Iterator[slice]:
-    """Slices of at most ``max_pixels`` padded pixels that overlap by one frame, so that no pair is lost."""
-    length = max(2, max_pixels // (geometry.padded_width * geometry.padded_height))
+def split_clip(frames: int, length: int) -> Iterator[slice]:
+    """Slices of at most ``length`` >= 2 frames that overlap by one, so that no pair is lost."""
     for start in range(0, frames - 1, length - 1):
         yield slice(start, min(start + length, frames))

@@ -93,13 +93,17 @@ class Pipeline:
     ) -> FlowResult:
         """Flow between neighbours of N >= 2 frames (h, w, 3) that were scaled to ``geometry``."""
         parts = []
-        for clip in split_clip(len(frames), geometry, self._settings.max_clip_pixels):
+        for clip in split_clip(len(frames), self._clip_length(geometry)):
             packed = await run_sync(pack_clip, frames[clip], geometry)
             async with slot(self.flow_work(packed.shape[1], geometry, options)):
                 output = await self._engine.infer_flow(packed, options.both)
                 check_flow(output, packed.shape, self._engine.contract.embedding_size, options.both)
             parts.append(output)
         return await run_sync(_assemble, parts, geometry, options)
+
+    def _clip_length(self, geometry: Geometry) -> int:
+        frame = geometry.padded_width * geometry.padded_height
+        return max(2, min(self._engine.clip_frames, self._settings.max_clip_pixels // frame))
 
     async def embed(self, images: Sequence[Uint8Array], slot: Slot) -> FloatArray:
         """Embeddings (N, D) of unit length of squares (S, S, 3), S being the contract's."""

@@ -35,6 +35,7 @@ class FakeEngine:
     """
 
     name = "fake"
+    clip_frames = 32
 
     def __init__(self, contract: Contract = FAKE_CONTRACT, fault: Fault | None = None) -> None:
         self._contract = contract

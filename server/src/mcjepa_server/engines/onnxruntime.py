@@ -11,7 +11,7 @@ import onnxruntime as ort
 
 from mcjepa_server.contract import EMBED, FLOW, FLOW_BIDIRECTIONAL, MODEL_NAMES, Contract, load_contract
 from mcjepa_server.engine import EmbedOutput, FloatArray, FlowOutput, Uint8Array
-from mcjepa_server.engines.graphs import Tensor, cannot_be_loaded, check_graph, graph_file
+from mcjepa_server.engines.graphs import CLIP_FRAMES, Tensor, cannot_be_loaded, check_graph, graph_file
 from mcjepa_server.errors import EngineError
 
 
@@ -19,6 +19,7 @@ class OnnxRuntimeEngine:
     """One session a model; calls run in a bounded pool of threads, where ONNX Runtime lets go of the GIL."""
 
     name = "onnxruntime"
+    clip_frames = CLIP_FRAMES
 
     def __init__(
         self, contract: Contract, sessions: Mapping[str, ort.InferenceSession], workers: int

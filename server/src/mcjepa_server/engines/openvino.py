@@ -15,7 +15,7 @@ import numpy as np
 
 from mcjepa_server.contract import EMBED, FLOW, FLOW_BIDIRECTIONAL, MODEL_NAMES, Contract, load_contract
 from mcjepa_server.engine import EmbedOutput, FloatArray, FlowOutput, Uint8Array
-from mcjepa_server.engines.graphs import Tensor, cannot_be_loaded, check_graph, graph_file
+from mcjepa_server.engines.graphs import CLIP_FRAMES, Tensor, cannot_be_loaded, check_graph, graph_file
 from mcjepa_server.errors import ContractError, EngineError
 
 if TYPE_CHECKING:  # an optional requirement, imported when an engine is loaded
@@ -31,6 +31,8 @@ class OpenVinoEngine:
 
     A request object holds the memory of one inference; there are `workers` of them for each model.
     """
+
+    clip_frames = CLIP_FRAMES
 
     def __init__(
         self, contract: Contract, models: Mapping[str, ov.CompiledModel], workers: int, precision: Precision

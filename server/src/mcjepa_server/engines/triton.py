@@ -59,6 +59,10 @@ class TritonEngine:
     def contract(self) -> Contract:
         return self._contract
 
+    @property
+    def clip_frames(self) -> int:
+        return 32  # the fewer calls, the better: a GPU wants work, and the network has a price
+
     async def infer_flow(self, frames: Uint8Array, backward: bool) -> FlowOutput:
         model = FLOW_BIDIRECTIONAL if backward else FLOW
         names = ["flow", "embedding", *(["flow_backward"] if backward else [])]
