@@ -44,14 +44,6 @@ def test_layer_norm_looks_at_one_position_at_a_time():
     torch.testing.assert_close(LayerNorm2d(5)(x)[0, :, 1, 2], expected)
 
 
-def test_layer_norm_is_exported_as_the_same_function(monkeypatch):
-    x, norm = noise(2, 5, 3, 4), LayerNorm2d(5)
-    torch.nn.init.normal_(norm.weight)
-    expected = norm(x)
-    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
-    torch.testing.assert_close(norm(x), expected)
-
-
 def test_a_block_whose_layer_scale_is_zero_is_the_identity():
     x = noise(1, 8, 5, 5)
     torch.testing.assert_close(ConvNeXtBlock(8, 7, 4, 0.0)(x), x)

@@ -95,14 +95,14 @@ def test_a_matcher_tells_the_shift_left_over_after_the_flow(config):
     matcher = LevelMatcher(16, replace(config, temperature=100.0), radius=4, stride=2)
     f1, f2 = waves(2, (0, 0)), waves(2, (6, -2))  # at stride 2: (3, -1) px of the grid
     flow = torch.tensor([1.0, 0.0]).reshape(1, 2, 1, 1).expand(1, 2, *f1.shape[-2:])
-    corr, displacement, peak, context = matcher(f1, f2, flow)
+    corr, displacement, peak = matcher(matcher.project(f1), matcher.project(f2), flow)
     middle = displacement[0, :, 8:-8, 8:-8].flatten(1)
     assert middle.median(1).values.tolist() == pytest.approx([2.0, -1.0], abs=0.1)
     assert corr.abs().max() <= 1.0 + 1e-5
     assert corr.shape[1] == 81
     assert (peak >= 0).all()
     assert (peak <= 1).all()
-    assert context.shape[1] == context_dim(config, 4)
+    assert matcher.project(f1).shape[1] == context_dim(config, 4)
 
 
 def test_a_part_that_is_the_same_everywhere_does_not_hide_the_rest(config):
@@ -110,8 +110,8 @@ def test_a_part_that_is_the_same_everywhere_does_not_hide_the_rest(config):
     matcher = LevelMatcher(16, replace(config, temperature=100.0), radius=4, stride=2)
     f1, f2, flow = waves(2, (0, 0)), waves(2, (6, -2)), torch.zeros(1, 2, SIZE[0] // 2, SIZE[1] // 2)
     with torch.no_grad():
-        _, clear, _, _ = matcher(f1, f2, flow)
-        _, hidden, _, _ = matcher(f1 + 100.0, f2 + 100.0, flow)
+        clear = matcher(matcher.project(f1), matcher.project(f2), flow)[1]
+        hidden = matcher(matcher.project(f1 + 100.0), matcher.project(f2 + 100.0), flow)[1]
     torch.testing.assert_close(hidden, clear, rtol=0, atol=1e-2)
 
 
@@ -121,8 +121,9 @@ def test_a_pair_is_matched_by_its_own_statistics(config):
     matcher = LevelMatcher(16, config, radius=4, stride=8).train()
     f1, f2 = waves(8, (0, 0)), waves(8, (13, -9))
     flow = torch.zeros(1, 2, *f1.shape[-2:])
-    alone = matcher(f1, f2, flow)[0]
-    beside = matcher(torch.cat([f1, 5 * f2 + 3]), torch.cat([f2, 5 * f1 + 3]), flow.expand(2, -1, -1, -1))[0]
+    m1, m2 = matcher.project(f1), matcher.project(f2)
+    alone = matcher(m1, m2, flow)[0]
+    beside = matcher(torch.cat([m1, 5 * m2 + 3]), torch.cat([m2, 5 * m1 + 3]), flow.expand(2, -1, -1, -1))[0]
     torch.testing.assert_close(beside[:1], alone)
 
 
@@ -141,8 +142,9 @@ def test_matching_is_in_float32_under_autocast(config):
     matcher = LevelMatcher(16, config, radius=4, stride=8)
     f1, f2 = waves(8, (0, 0)), waves(8, (13, -9))
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        found = matcher(f1, f2, torch.zeros(1, 2, *f1.shape[-2:]))
-    assert [x.dtype for x in found] == [torch.float32] * 4
+        maps = (matcher.project(f).float() for f in (f1, f2))
+        found = matcher(*maps, torch.zeros(1, 2, *f1.shape[-2:]))
+    assert [x.dtype for x in found] == [torch.float32] * 3
     corr, displacement = found[0].double(), found[1].double()
     match = (corr * matcher.log_temperature.exp()).softmax(dim=1).reshape(1, 9, 9, *f1.shape[-2:])
     steps = torch.arange(-4, 5).double()[:, None, None]

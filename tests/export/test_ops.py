@@ -63,6 +63,15 @@ def test_warp_undoes_a_known_shift(generator, dx, dy):
     assert inner.float().mean() > 0.5
 
 
+@pytest.mark.parametrize("size", [(5, 7), (2, 2), (64, 3)])
+def test_warp_is_exported_as_the_same_function(generator, monkeypatch, size):
+    feats = torch.randn(3, 4, *size, generator=generator)
+    flow = 4 * torch.randn(3, 2, *size, generator=generator)
+    expected = ops.warp(feats, flow)
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    torch.testing.assert_close(ops.warp(feats, flow), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_warp_has_the_right_gradients(generator):
     image = torch.rand(1, 2, 4, 5, generator=generator, dtype=torch.float64, requires_grad=True)
     flow = (0.4 + 0.2 * torch.rand(1, 2, 4, 5, generator=generator, dtype=torch.float64)).requires_grad_()
@@ -194,15 +203,16 @@ def test_soft_argmax_of_cosines_that_are_all_low_is_finite():
 
 
 def test_convex_upsampling_is_the_same_either_way():
-    flow, mask = torch.randn(2, 2, 4, 6), 3 * torch.randn(2, 9 * 16, 4, 6)
+    flow, mask = torch.randn(2, 2, 4, 6), torch.randn(2, 9 * 16, 4, 6)
     padded = F.pad(4 * flow, [1] * 4, mode="replicate")
     neighbours = [padded[:, :, i : i + 4, j : j + 6] for i in range(3) for j in range(3)]
     torch.testing.assert_close(ops._convex_sum(neighbours, mask, 4), ops.convex_upsample(flow, mask, 4))
 
 
-@pytest.mark.parametrize("size", [(128, 64), (200, 320), (65, 100)])
-def test_resize_area_is_opencvs_where_images_shrink(size):
+@pytest.mark.parametrize("size", [(128, 64), (192, 320), (448, 1024)])
+@pytest.mark.parametrize("side", [64, 128])
+def test_resize_area_is_opencvs_where_images_shrink(size, side):
     image = np.random.default_rng(0).uniform(0, 255, (*size, 3)).astype(np.float32)
-    found = ops.resize_area(torch.from_numpy(image).permute(2, 0, 1)[None], 64)[0].permute(1, 2, 0)
-    expected = cv2.resize(image, (64, 64), interpolation=cv2.INTER_AREA)
+    found = ops.resize_area(torch.from_numpy(image).permute(2, 0, 1)[None], side)[0].permute(1, 2, 0)
+    expected = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
     np.testing.assert_allclose(found.numpy(), expected, atol=0.05)

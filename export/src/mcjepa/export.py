@@ -14,6 +14,7 @@ import numpy as np
 
 from mcjepa import checkpoint, model_card
 from mcjepa.config import Config
+from mcjepa.model.folding import folded
 from mcjepa.onnx_export import export_graph, graphs
 from mcjepa.parity import check_parity, parity_rows
 from mcjepa.triton_config import model_config, parameters, write_config
@@ -31,7 +32,7 @@ def export(
     params = parameters(saved.config, model_version, saved.weights_sha256, training_summary(saved))
     part = repository.with_name(f".{repository.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    for graph in graphs(saved.model):
+    for graph in graphs(folded(saved.model)):
         export_graph(graph, part / graph.name / "1" / "model.onnx")
         write_config(part / graph.name / "config.pbtxt", model_config(graph, saved.config, params))
     reports = check_parity(saved.model, part, frames)

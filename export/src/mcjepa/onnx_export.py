@@ -44,16 +44,16 @@ class FlowModel(nn.Module):
         feats = self.model.encode(images)
         small = ops.resize_area(images, self.model.config.content.image_size)
         embedding = self.model.embed(self.model.encode(small)).reshape(b, n, -1)  # (B, N, D)
-        clips = [f.reshape(b, n, *f.shape[1:]) for f in feats]
-        feats1 = [f[:, :-1].flatten(0, 1) for f in clips]  # (B * (N-1), C, h, w)
-        feats2 = [f[:, 1:].flatten(0, 1) for f in clips]
-        forward = self._flow(feats1, feats2, b, n)
+        clips = [m.reshape(b, n, *m.shape[1:]) for m in self.model.flow_head.project(feats)]
+        maps1 = [m[:, :-1].flatten(0, 1) for m in clips]  # (B * (N-1), C, h, w)
+        maps2 = [m[:, 1:].flatten(0, 1) for m in clips]
+        forward = self._flow(maps1, maps2, b, n)
         if not self.bidirectional:
             return forward, embedding
-        return forward, self._flow(feats2, feats1, b, n), embedding
+        return forward, self._flow(maps2, maps1, b, n), embedding
 
-    def _flow(self, feats1: list[Tensor], feats2: list[Tensor], b: int, n: int) -> Tensor:
-        flow = self.model.flow(feats1, feats2).flow
+    def _flow(self, maps1: list[Tensor], maps2: list[Tensor], b: int, n: int) -> Tensor:
+        flow = self.model.flow_head.match(maps1, maps2).flow
         return flow.reshape(b, n - 1, *flow.shape[1:])
 
 

@@ -11,6 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+MAX_LOGIT = 8.0
+CELLS = 64  # that images, multiples of 64 on both sides, are cut into along each side
+
 
 def at_least_float32(x: Tensor) -> Tensor:
     """Half precision and integers become float32; float64 stays, so that rounding can be measured."""
@@ -25,11 +28,18 @@ def pixel_grid(like: Tensor) -> Tensor:
     return torch.stack([xs[None, :].expand(h, w), ys[:, None].expand(h, w)])[None]
 
 
+def normalise(feats: Tensor) -> Tensor:
+    """Length 1 over the channels of (B, C, H, W), at each position; 0 where the features are 0."""
+    return feats * (1.0 / torch.linalg.vector_norm(feats, dim=1, keepdim=True).clamp_min(1e-12))
+
+
 def warp(feats2: Tensor, flow: Tensor) -> Tensor:
     """Sample frame 2 where the flow points: out(x) = feats2(x + flow(x)), bilinear.
 
     feats2 (B, C, H, W), flow (B, 2, H, W) px -> (B, C, H, W). Points outside take the nearest border value.
     """
+    if torch.compiler.is_exporting():
+        return _warp_by_rows(feats2, flow)
     h, w = flow.shape[-2:]
     coords = pixel_grid(flow) + flow
     # grid_sample wants -1 .. 1; align_corners=True puts -1 and 1 on the centres of the border pixels
@@ -37,6 +47,26 @@ def warp(feats2: Tensor, flow: Tensor) -> Tensor:
     y = coords[:, 1] * (2.0 / max(h - 1, 1)) - 1.0
     grid = torch.stack([x, y], dim=-1)  # (B, H, W, 2)
     return F.grid_sample(feats2, grid, mode="bilinear", padding_mode="border", align_corners=True)
+
+
+def _warp_by_rows(feats2: Tensor, flow: Tensor) -> Tensor:
+    """The same, all channels of a position at once; ONNX Runtime's GridSample goes channel by channel."""
+    b, c, h, w = feats2.shape
+    x, y = (pixel_grid(flow) + flow).unbind(1)  # each (B, H, W)
+    x, y = x.clamp(0, w - 1), y.clamp(0, h - 1)
+    left, top = x.floor().clamp(max=w - 2), y.floor().clamp(max=h - 2)
+    first = torch.arange(b, device=flow.device)[:, None, None] * (h * w)
+    corner = (first + (top * w + left).long()).flatten()
+    rows = feats2.permute(0, 2, 3, 1).reshape(b * h * w, c)
+    across, down = (x - left).reshape(-1, 1), (y - top).reshape(-1, 1)
+
+    def between(at: Tensor) -> Tensor:
+        value = rows.index_select(0, at)
+        return value + (rows.index_select(0, at + 1) - value) * across
+
+    upper = between(corner)
+    sampled = upper + (between(corner + w) - upper) * down
+    return sampled.reshape(b, h, w, c).permute(0, 3, 1, 2)
 
 
 def inside(flow: Tensor) -> Tensor:
@@ -94,15 +124,13 @@ def soft_argmax(corr: Tensor, temperature: Tensor, radius: int) -> tuple[Tensor,
     """Expected shift and greatest weight under softmax(temperature * corr), corr cosines in -1 .. 1.
 
     corr (B, (2r+1)^2, H, W) -> displacement (B, 2, H, W) px of this grid, (dx, dy), and peak (B, 1, H, W) in
-    0 .. 1. Cosines have a bound, so that with temperatures to 100 no maximum has to be taken off the
-    exponent; numerators and denominator are one product.
+    0 .. 1. Numerators and denominator are one product.
     """
-    weights = torch.exp(temperature * (corr - 0.5))
+    weights = torch.exp(temperature * (corr - corr.amax(dim=1, keepdim=True)))  # the greatest is 1
     shifts = shift_vectors(radius, corr)  # ((2r+1)^2, 2)
     rows = torch.cat([shifts, torch.ones_like(shifts[:, :1])], dim=1).T[..., None, None]
     sums = F.conv2d(weights, rows)
-    total = sums[:, 2:] + 1e-37
-    return sums[:, :2] / total, weights.amax(dim=1, keepdim=True) / total
+    return sums[:, :2] / sums[:, 2:], 1.0 / sums[:, 2:]
 
 
 def upsample_flow_bilinear(flow: Tensor) -> Tensor:
@@ -114,9 +142,11 @@ def convex_upsample(flow: Tensor, mask: Tensor, factor: int) -> Tensor:
     """Learned upsampling: each fine vector is a convex combination of the 3x3 coarse ones around it.
 
     flow (B, 2, H, W) px, mask (B, 9 * factor^2, H, W) logits -> (B, 2, factor * H, factor * W) px of the fine
-    grid. After RAFT (Teed and Deng, 2020), section 3.3.
+    grid. After RAFT (Teed and Deng, 2020), section 3.3. Logits count up to MAX_LOGIT to either side, so that
+    no maximum has to be taken off the exponents, in half precision either.
     """
     b, _, h, w = flow.shape
+    mask = mask.clamp(-MAX_LOGIT, MAX_LOGIT)
     padded = F.pad(factor * flow, [1] * 4, mode="replicate")
     neighbours = [padded[:, :, i : i + h, j : j + w] for i in range(3) for j in range(3)]
     if torch.compiler.is_exporting():
@@ -131,11 +161,7 @@ def convex_upsample(flow: Tensor, mask: Tensor, factor: int) -> Tensor:
 def _convex_sum(neighbours: list[Tensor], mask: Tensor, factor: int) -> Tensor:
     """The same with channels first, neighbour by neighbour: torch trains slower so, runtimes infer faster."""
     n = factor * factor
-    logits = [mask[:, k * n : (k + 1) * n] for k in range(9)]  # each (B, factor^2, H, W)
-    top = logits[0]
-    for logit in logits[1:]:
-        top = torch.maximum(top, logit)
-    weights = [torch.exp(logit - top) for logit in logits]
+    weights = [torch.exp(mask[:, k * n : (k + 1) * n]) for k in range(9)]  # each (B, factor^2, H, W)
     total = sum(weights[1:], weights[0])
     fine = []
     for c in range(2):
@@ -145,10 +171,15 @@ def _convex_sum(neighbours: list[Tensor], mask: Tensor, factor: int) -> Tensor:
 
 
 def resize_area(images: Tensor, side: int) -> Tensor:
-    """Images (B, C, H, W) averaged over equal areas to (B, C, side, side): cv2.INTER_AREA for shrinking."""
-    h, w = images.shape[-2:]
-    rows, columns = _area_weights(h, side, images), _area_weights(w, side, images)
-    return rows @ (images @ columns.T)
+    """Images (B, C, H, W) averaged over equal areas to (B, C, side, side): cv2.INTER_AREA for shrinking.
+
+    H, W and side are multiples of 64: each 64th of a row makes side / 64 pixels, whatever the others are.
+    """
+    b, c, h, w = images.shape
+    part = side // CELLS
+    rows, columns = _area_weights(h // CELLS, part, images), _area_weights(w // CELLS, part, images)
+    shrunk = rows @ images.reshape(b, c, CELLS, h // CELLS, w)  # (B, C, 64, side / 64, W)
+    return (shrunk.reshape(b, c, side, CELLS, w // CELLS) @ columns.T).reshape(b, c, side, side)
 
 
 def _area_weights(size: int, side: int, like: Tensor) -> Tensor:

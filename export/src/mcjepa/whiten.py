@@ -24,6 +24,6 @@ def fit_whitening(model: MCJEPA, images: ImageSet) -> None:
         batch = to_tensor(
             [to_square(images[int(i)], content.image_size) for i in picks[start : start + BATCH]]
         )
-        pooled.append(pool(model.encode(batch.to(model.mean.device)), content.levels))
+        pooled.append(pool(model.encode(batch.to(model.normalise.mean.device)), content.levels))
     model.whitening.fit(torch.cat(pooled), content.whitening)
     model.train(was_training)

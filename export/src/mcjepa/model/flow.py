@@ -20,7 +20,7 @@ from mcjepa.config import EncoderConfig, FlowConfig
 from mcjepa.model.encoder import LayerNorm2d
 
 FINEST_STRIDE = 4
-MAX_TEMPERATURE = 100.0  # of cosines, within what `ops.soft_argmax` can take
+MAX_TEMPERATURE = 100.0  # of cosines
 BLOCK = 8  # positions that a matrix product of the correlation takes together
 COARSEST = 4  # index of the level of stride 32, where matching starts: radius 4 reaches 128 px there
 
@@ -77,7 +77,8 @@ def standardise(one: Tensor, two: Tensor) -> tuple[Tensor, Tensor]:
     """
     mean = (one.mean((2, 3), keepdim=True) + two.mean((2, 3), keepdim=True)) / 2
     one, two = one - mean, two - mean
-    variance = (one.square().mean((2, 3), keepdim=True) + two.square().mean((2, 3), keepdim=True)) / 2
+    squares = [torch.linalg.vector_norm(f, dim=(2, 3), keepdim=True).square() for f in (one, two)]
+    variance = (squares[0] + squares[1]) / (2 * one.shape[2] * one.shape[3])
     scale = torch.rsqrt(variance + 1e-5)
     return one * scale, two * scale
 
@@ -93,21 +94,17 @@ class LevelMatcher(nn.Module):
         self.project = nn.Conv2d(dim, context_dim(config, radius), 1)
         self.log_temperature = nn.Parameter(torch.tensor(math.log(config.temperature)))
 
-    def forward(self, feats1: Tensor, feats2: Tensor, flow: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """-> corr (B, (2r+1)^2, H, W), displacement (B, 2, H, W) px, its peak (B, 1, H, W), context."""
-        context = ops.at_least_float32(self.project(torch.cat([feats1, feats2])))
-        projected = context[:, : self.match_dim]
-        b = feats1.shape[0]  # slices: chunk makes sequences of ONNX, which its optimiser cannot fold
-        source, target = (F.normalize(f, dim=1) for f in standardise(projected[:b], projected[b:]))
+    def forward(self, map1: Tensor, map2: Tensor, flow: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Projected features -> corr (B, (2r+1)^2, H, W), displacement (B, 2, H, W) px, peak (B, 1, H, W)."""
+        matched = standardise(map1[:, : self.match_dim], map2[:, : self.match_dim])
+        source, target = (ops.normalise(f) for f in matched)
         # detached: gradients reach the coarser flow by the sum alone, else they explode along the warps
-        with torch.autocast(
-            projected.device.type, enabled=False
-        ):  # bfloat16 knows the displacement to 0.015 px only
+        with torch.autocast(map1.device.type, enabled=False):  # bfloat16 is 0.015 px off at best
             corr = ops.local_correlation(source, ops.warp(target, flow.detach()), self.radius, self.block)
             displacement, peak = ops.soft_argmax(
                 corr, self.log_temperature.exp().clamp(max=MAX_TEMPERATURE), self.radius
             )
-        return corr, displacement, peak, context[:b]
+        return corr, displacement, peak
 
 
 class FlowHead(nn.Module):
@@ -127,26 +124,36 @@ class FlowHead(nn.Module):
 
     def forward(self, feats1: list[Tensor], feats2: list[Tensor]) -> FlowOutput:
         """feats1, feats2: encoder pyramids, finest first. Every level clips the flow to config.max_flow."""
-        b, _, h, w = feats1[COARSEST].shape
-        nothing = ops.at_least_float32(feats1[COARSEST].new_zeros(()))
-        flow = nothing.new_zeros(b, 2, h, w)
-        hidden = nothing.new_zeros(b, self.config.hidden_dim, h, w)
+        return self.match(self.project(feats1), self.project(feats2))
+
+    def project(self, feats: list[Tensor]) -> list[Tensor]:
+        """Pyramid of a frame -> what is matched and read of it at strides 4 to 32, whatever its pair."""
+        return [
+            ops.at_least_float32(matcher.project(f))  # type: ignore[operator]
+            for matcher, f in zip(self.matchers, feats[1 : COARSEST + 1], strict=True)
+        ]
+
+    def match(self, maps1: list[Tensor], maps2: list[Tensor]) -> FlowOutput:
+        """As forward, of frames that `project` has seen."""
+        b, _, h, w = maps1[-1].shape
+        flow = maps1[-1].new_zeros(b, 2, h, w)
+        hidden = maps1[-1].new_zeros(b, self.config.hidden_dim, h, w)
         levels = []
         for level in range(COARSEST, 0, -1):
             if level < COARSEST:
                 flow = ops.upsample_flow_bilinear(flow)
                 hidden = F.interpolate(ops.at_least_float32(hidden), scale_factor=2.0, mode="nearest")
-            flow, hidden = self._refine(level, feats1[level], feats2[level], flow, hidden)
+            flow, hidden = self._refine(level, maps1[level - 1], maps2[level - 1], flow, hidden)
             levels.append(flow)
         full = ops.convex_upsample(flow, ops.at_least_float32(self.mask(hidden)), FINEST_STRIDE)
         return FlowOutput(full, levels)
 
     def _refine(
-        self, level: int, feats1: Tensor, feats2: Tensor, flow: Tensor, hidden: Tensor
+        self, level: int, map1: Tensor, map2: Tensor, flow: Tensor, hidden: Tensor
     ) -> tuple[Tensor, Tensor]:
-        corr, displacement, peak, context = self.matchers[level - 1](feats1, feats2, flow)
+        corr, displacement, peak = self.matchers[level - 1](map1, map2, flow)
         limit = self.config.max_flow / 2 ** (level + 1)  # px of this level
         flow = (flow + displacement).clamp(-limit, limit)
-        x = torch.cat([corr, context, flow / 8.0, displacement, peak, hidden], dim=1)
+        x = torch.cat([corr, map1, flow / 8.0, displacement, peak, hidden], dim=1)
         hidden, residual = self.fine(self.squeeze(x)) if level == 1 else self.coarse(x)
         return (flow + ops.at_least_float32(residual)).clamp(-limit, limit), hidden

@@ -15,26 +15,38 @@ MEAN = (0.485, 0.456, 0.406)  # RGB, of values in 0 .. 1 (ImageNet)
 STD = (0.229, 0.224, 0.225)
 
 
-class MCJEPA(nn.Module):
-    """Encoder, flow head, content head. Inputs are uint8 or float RGB, values 0 .. 255, (B, 3, H, W)."""
+class Normalisation(nn.Module):
+    """RGB 0 .. 255 (B, 3, H, W), uint8 or float -> mean 0 and deviation 1 over ImageNet."""
 
     mean: Tensor  # (1, 3, 1, 1), of values 0 .. 255
     std: Tensor
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(MEAN).reshape(1, 3, 1, 1) * 255.0, persistent=False)
+        self.register_buffer("std", torch.tensor(STD).reshape(1, 3, 1, 1) * 255.0, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images.float() - self.mean) / self.std
+
+
+class MCJEPA(nn.Module):
+    """Encoder, flow head, content head. Inputs are uint8 or float RGB, values 0 .. 255, (B, 3, H, W)."""
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.normalise = Normalisation()
         self.encoder = Encoder(config.encoder)
         self.flow_head = FlowHead(config.encoder, config.flow)
         widths, content = config.encoder.widths, config.content
         self.whitening = Whitening(pooled_dim(widths, content.levels), content.embedding_dim)
         self.expander = Expander(pooled_dim(widths, EXPANDED), content.expander_dim)
-        self.register_buffer("mean", torch.tensor(MEAN).reshape(1, 3, 1, 1) * 255.0, persistent=False)
-        self.register_buffer("std", torch.tensor(STD).reshape(1, 3, 1, 1) * 255.0, persistent=False)
 
     def encode(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) RGB 0 .. 255, H and W multiples of 64 -> six levels, strides 2 .. 64, finest first."""
-        return self.encoder((images.float() - self.mean) / self.std)
+        levels: list[Tensor] = self.encoder(self.normalise(images))
+        return levels
 
     def flow(self, feats1: list[Tensor], feats2: list[Tensor]) -> FlowOutput:
         """Two pyramids -> flow of frame 1 to frame 2, (B, 2, H, W) px."""
