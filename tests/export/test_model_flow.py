@@ -61,6 +61,22 @@ def test_levels_go_from_coarse_to_fine_in_pixels_of_their_own_grids(head):
         assert middle.tolist() == pytest.approx([16, -8], abs=2.0)
 
 
+def test_what_is_far_around_reaches_a_position(head):
+    """Dilations 2, 4, 8 and 1 see 15 positions away, and the head one more."""
+    for conv in (head.surroundings.far.head, head.surroundings.hidden):
+        torch.nn.init.normal_(conv.weight, std=0.1)
+    x = torch.randn(
+        1, head.config.hidden_dim + 6 + head.read, 48, 48, generator=torch.Generator().manual_seed(0)
+    )
+    moved = x.clone()
+    moved[..., 24, 24] += 1.0
+    with torch.no_grad():
+        before, after = head.surroundings(x), head.surroundings(moved)
+    for a, b, reach in zip(before, after, (15, 16), strict=True):
+        rows, columns = (a != b).any(dim=1)[0].nonzero().T
+        assert (rows.min(), rows.max()) == (columns.min(), columns.max()) == (24 - reach, 24 + reach)
+
+
 def test_flow_is_clipped_at_every_level(head):
     head.config = replace(head.config, max_flow=10.0)
     torch.nn.init.constant_(head.coarse.head.bias, 100.0)
@@ -82,8 +98,9 @@ def test_flow_of_featureless_frames_is_finite(head, value):
 
 
 def test_every_parameter_of_the_head_learns(head):
-    for head_conv in (head.coarse.head, head.fine.head):  # at zero they hide what lies before them
-        torch.nn.init.normal_(head_conv.weight, std=0.1)
+    far = head.surroundings
+    for conv in (head.coarse.head, head.fine.head, far.far.head, far.hidden):
+        torch.nn.init.normal_(conv.weight, std=0.1)  # at zero they hide what lies before them
     head(pyramid((0, 0)), pyramid((3, 2))).flow.square().mean().backward()
     silent = [n for n, p in head.named_parameters() if p.grad is None or not p.grad.any()]
     assert silent == []

@@ -59,14 +59,13 @@ def _warp_by_rows(feats2: Tensor, flow: Tensor) -> Tensor:
     corner = (first + (top * w + left).long()).flatten()
     rows = feats2.permute(0, 2, 3, 1).reshape(b * h * w, c)
     across, down = (x - left).reshape(-1, 1), (y - top).reshape(-1, 1)
-
-    def between(at: Tensor) -> Tensor:
-        value = rows.index_select(0, at)
-        return value + (rows.index_select(0, at + 1) - value) * across
-
-    upper = between(corner)
-    sampled = upper + (between(corner + w) - upper) * down
-    return sampled.reshape(b, h, w, c).permute(0, 3, 1, 2)
+    shares = (((1 - down), 0), (down, w))
+    terms = [
+        rows.index_select(0, corner + below + right) * (share * part)
+        for share, below in shares
+        for part, right in ((1 - across, 0), (across, 1))
+    ]
+    return sum(terms[1:], terms[0]).reshape(b, h, w, c).permute(0, 3, 1, 2)
 
 
 def inside(flow: Tensor) -> Tensor:
@@ -109,8 +108,8 @@ def _candidates(feats2: Tensor, radius: int, block: int) -> Tensor:
     runs, more = feats2.shape[-1] // block, -(-2 * radius // block)  # runs that overhang to the right
     padded = F.pad(feats2, [radius, more * block - radius, radius, radius]).permute(0, 2, 3, 1)
     cells = padded.reshape(*padded.shape[:2], runs + more, block, padded.shape[-1])
-    spread = torch.cat([cells[:, :, i : i + runs] for i in range(more + 1)], dim=3)
-    return spread[:, :, :, : block + 2 * radius]
+    wanted = [block] * more + [block + 2 * radius - more * block]  # of each of the runs that a run reaches
+    return torch.cat([cells[:, :, i : i + runs, :n] for i, n in enumerate(wanted)], dim=3)
 
 
 def shift_vectors(radius: int, like: Tensor) -> Tensor:
@@ -126,10 +125,10 @@ def soft_argmax(corr: Tensor, temperature: Tensor, radius: int) -> tuple[Tensor,
     corr (B, (2r+1)^2, H, W) -> displacement (B, 2, H, W) px of this grid, (dx, dy), and peak (B, 1, H, W) in
     0 .. 1. Numerators and denominator are one product.
     """
-    weights = torch.exp(temperature * (corr - corr.amax(dim=1, keepdim=True)))  # the greatest is 1
+    rows = corr.permute(0, 2, 3, 1)  # as `local_correlation` has it in memory
+    weights = torch.exp(temperature * (rows - rows.amax(dim=3, keepdim=True)))  # the greatest is 1
     shifts = shift_vectors(radius, corr)  # ((2r+1)^2, 2)
-    rows = torch.cat([shifts, torch.ones_like(shifts[:, :1])], dim=1).T[..., None, None]
-    sums = F.conv2d(weights, rows)
+    sums = (weights @ torch.cat([shifts, torch.ones_like(shifts[:, :1])], dim=1)).permute(0, 3, 1, 2)
     return sums[:, :2] / sums[:, 2:], 1.0 / sums[:, 2:]
 
 

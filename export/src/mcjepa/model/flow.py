@@ -3,7 +3,7 @@
 After PWC-Net (Sun et al., 2018): warp, local correlation, estimator, residual flow. Two things differ: the
 features that are matched are projected, standardised over the pair and l2-normalised, and the soft-argmax of
 the correlation moves the flow before the estimator sees it, so that the estimator only corrects and fills in.
-One estimator serves strides 32 to 8.
+One estimator, and one look at what is far around, serve strides 32 to 8.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from mcjepa.model.encoder import LayerNorm2d
 FINEST_STRIDE = 4
 MAX_TEMPERATURE = 100.0  # of cosines
 BLOCK = 8  # positions that a matrix product of the correlation takes together
+FAR = (2, 4, 8, 1)  # dilations: 15 positions to each side
+READ = 10  # channels of the projection that the surroundings see
 COARSEST = 4  # index of the level of stride 32, where matching starts: radius 4 reaches 128 px there
 
 
@@ -54,6 +56,25 @@ class Estimator(nn.Module):
         return hidden, self.head(hidden)
 
 
+class Surroundings(nn.Module):
+    """Dilated convolutions: what is hidden, or leaves the frame, takes its flow from far around.
+
+    After the context network of PWC-Net (Sun et al., 2018, section 3); at each level of the coarse estimator.
+    """
+
+    def __init__(self, in_dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.far = Estimator(in_dim, (hidden_dim,) * (len(FAR) - 1), hidden_dim, FAR)
+        self.hidden = nn.Conv2d(hidden_dim, hidden_dim, 1)
+        nn.init.zeros_(self.hidden.weight)
+        nn.init.zeros_(self.hidden.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """-> what to add to the hidden state and to the flow."""
+        far, residual = self.far(x)
+        return self.hidden(far), residual
+
+
 def context_dim(config: FlowConfig, radius: int) -> int:
     """Channels of the projection: those matched, and what brings `input_dim` to a multiple of 16."""
     return config.match_dim - (_described_dim(config, radius) + config.match_dim) % -16
@@ -65,8 +86,8 @@ def input_dim(config: FlowConfig, radius: int) -> int:
 
 
 def _described_dim(config: FlowConfig, radius: int) -> int:
-    """Correlation, flow, displacement, peak, hidden state of the coarser level."""
-    return (2 * radius + 1) ** 2 + 2 + 2 + 1 + config.hidden_dim
+    """Correlation, flow, displacement, peak, inside, hidden state of the coarser level."""
+    return (2 * radius + 1) ** 2 + 2 + 2 + 1 + 1 + config.hidden_dim
 
 
 def standardise(one: Tensor, two: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,6 +139,8 @@ class FlowHead(nn.Module):
         self.matchers = nn.ModuleList(LevelMatcher(w, config, r, s) for w, r, s in pairs)
         dilations = (1,) * (len(config.widths) + 1)
         self.coarse = Estimator(input_dim(config, config.radius), config.widths, config.hidden_dim, dilations)
+        self.read = min(READ, context_dim(config, config.radius))
+        self.surroundings = Surroundings(config.hidden_dim + 6 + self.read, config.hidden_dim)
         self.squeeze = nn.Conv2d(input_dim(config, config.fine_radius), config.fine_widths[0], 1)
         self.fine = Estimator(config.fine_widths[0], config.fine_widths[1:], config.hidden_dim, (1, 2, 4))
         self.mask = nn.Conv2d(config.hidden_dim, 9 * FINEST_STRIDE**2, 1)
@@ -153,7 +176,13 @@ class FlowHead(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         corr, displacement, peak = self.matchers[level - 1](map1, map2, flow)
         limit = self.config.max_flow / 2 ** (level + 1)  # px of this level
+        inside = ops.inside(flow)
         flow = (flow + displacement).clamp(-limit, limit)
-        x = torch.cat([corr, map1, flow / 8.0, displacement, peak, hidden], dim=1)
+        x = torch.cat([corr, map1, flow / 8.0, displacement, peak, inside, hidden], dim=1)
         hidden, residual = self.fine(self.squeeze(x)) if level == 1 else self.coarse(x)
-        return (flow + ops.at_least_float32(residual)).clamp(-limit, limit), hidden
+        flow = flow + ops.at_least_float32(residual)
+        if level > 1:
+            x = torch.cat([hidden, flow / 8.0, displacement, peak, inside, map1[:, -self.read :]], dim=1)
+            more, residual = self.surroundings(x)
+            hidden, flow = hidden + more, flow + ops.at_least_float32(residual)
+        return flow.clamp(-limit, limit), hidden
