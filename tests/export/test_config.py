@@ -132,7 +132,7 @@ def test_a_preset_that_does_not_parse_is_an_error_that_names_the_file(tmp_path: 
             ["model.content.levels=[3, 6]"],
             r"model\.content\.levels must hold indices from 0 to 5, got \[3, 6\]",
         ),
-        (["train.balance=gradnorm"], r"train\.balance must be one of normalise, clip, got 'gradnorm'"),
+        (["train.balance=gradnorm"], r"train\.balance must be one of clip, normalise, got 'gradnorm'"),
         (["data.workers=-1"], r"data\.workers must be at least 0"),
         (["loss.flow=0", "loss.content=0"], r"loss\.flow or loss\.content must be above 0"),
         (

@@ -248,7 +248,7 @@ def test_clipping_keeps_the_weights_of_flow_and_content(small_config, tmp_path):
 def test_normalising_brings_what_reaches_the_encoder_to_the_weights_of_flow_and_content(
     small_config, tmp_path
 ):
-    config = with_train(with_loss(small_config, flow=0.1, content=0.5), clip_norm=3.0)
+    config = with_train(with_loss(small_config, flow=0.1, content=0.5), clip_norm=3.0, balance="normalise")
     trainer, sizes = Trainer(config, tmp_path, CPU), {}
     batch = step_batch(config)
     for name, terms in (("flow", trainer.flow_terms(batch)), ("content", trainer.content_terms(batch))):

@@ -53,7 +53,7 @@ LENGTHS = {
     "loss.variance": 6,
     "loss.covariance": 6,
 }
-BALANCES = ("normalise", "clip")
+BALANCES = ("clip", "normalise")
 KNOWN_MOTION_TERMS = ("known_motion", "known_motion_levels")
 PAPER_VIDEO_TERMS = ("photometric", "feature", "smoothness", "cycle", "variance", "covariance")
 VIDEO_TERMS = (*PAPER_VIDEO_TERMS, "distillation")
@@ -175,9 +175,9 @@ class TrainConfig:
     lr: float = 6e-4
     warmup_steps: int = 200
     weight_decay: float = 1e-4
-    # clip_norm is for the gradients of the flow and the content losses, each on its own: "normalise" scales
-    # what reaches the encoder to this norm, "clip" only what is above it
-    balance: str = "normalise"
+    # clip_norm is for the gradients of the flow and the content losses, each on its own: "clip" scales those
+    # above it, "normalise" always, so that what reaches the encoder has this norm
+    balance: str = "clip"
     clip_norm: float = 1.0
     ema_decay: float = 0.998  # of the averaged weights, those that are exported
     content_warmup: float = 0.02  # share of the run before flow starts
