@@ -98,8 +98,7 @@ def standardise(one: Tensor, two: Tensor) -> tuple[Tensor, Tensor]:
     """
     mean = (one.mean((2, 3), keepdim=True) + two.mean((2, 3), keepdim=True)) / 2
     one, two = one - mean, two - mean
-    squares = [torch.linalg.vector_norm(f, dim=(2, 3), keepdim=True).square() for f in (one, two)]
-    variance = (squares[0] + squares[1]) / (2 * one.shape[2] * one.shape[3])
+    variance = (one.square().mean((2, 3), keepdim=True) + two.square().mean((2, 3), keepdim=True)) / 2
     scale = torch.rsqrt(variance + 1e-5)
     return one * scale, two * scale
 

@@ -50,7 +50,8 @@ def _fold_children(module: nn.Module) -> None:
 
 def inverse_deviation(x: Tensor, eps: float, mean: Tensor | None = None) -> Tensor:
     """1 / sqrt(variance + eps) over the channels of (B, C, H, W), whose mean is 0 or given: (B, 1, H, W)."""
-    variance = torch.linalg.vector_norm(x, dim=1, keepdim=True).square() / x.shape[1]
+    deviation = torch.linalg.vector_norm(x, dim=1, keepdim=True) * x.shape[1] ** -0.5
+    variance = deviation.square()
     if mean is not None:
         variance = (variance - mean.square()).clamp_min(0.0)
     return torch.rsqrt(variance + eps)
