@@ -93,17 +93,25 @@ class Pipeline:
     ) -> FlowResult:
         """Flow between neighbours of N >= 2 frames (h, w, 3) that were scaled to ``geometry``."""
         parts = []
-        for clip in split_clip(len(frames), self._clip_length(geometry)):
+        longest = max(2, self._settings.max_clip_pixels // (geometry.padded_width * geometry.padded_height))
+        for clip in split_clip(len(frames), longest):
             packed = await run_sync(pack_clip, frames[clip], geometry)
             async with slot(self.flow_work(packed.shape[1], geometry, options)):
-                output = await self._engine.infer_flow(packed, options.both)
-                check_flow(output, packed.shape, self._engine.contract.embedding_size, options.both)
-            parts.append(output)
+                parts += await self._infer(packed, options.both)
         return await run_sync(_assemble, parts, geometry, options)
 
-    def _clip_length(self, geometry: Geometry) -> int:
-        frame = geometry.padded_width * geometry.padded_height
-        return max(2, min(self._engine.clip_frames, self._settings.max_clip_pixels // frame))
+    async def _infer(self, clip: Uint8Array, backward: bool) -> list[FlowOutput]:
+        """In pieces, one after the other in the same slot.
+
+        Two clips in turn would end at the same time, and leave the engine idle until the next two have come.
+        """
+        parts = []
+        for piece in split_clip(clip.shape[1], self._engine.clip_frames):
+            frames = clip[:, piece]
+            output = await self._engine.infer_flow(frames, backward)
+            check_flow(output, frames.shape, self._engine.contract.embedding_size, backward)
+            parts.append(output)
+        return parts
 
     async def embed(self, images: Sequence[Uint8Array], slot: Slot) -> FloatArray:
         """Embeddings (N, D) of unit length of squares (S, S, 3), S being the contract's."""
