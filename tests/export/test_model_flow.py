@@ -66,7 +66,7 @@ def test_what_is_far_around_reaches_a_position(head):
     for conv in (head.surroundings.far.head, head.surroundings.hidden):
         torch.nn.init.normal_(conv.weight, std=0.1)
     x = torch.randn(
-        1, head.config.hidden_dim + 6 + head.read, 48, 48, generator=torch.Generator().manual_seed(0)
+        1, head.surroundings.far.body[0].in_channels, 48, 48, generator=torch.Generator().manual_seed(0)
     )
     moved = x.clone()
     moved[..., 24, 24] += 1.0

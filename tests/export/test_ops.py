@@ -209,6 +209,17 @@ def test_convex_upsampling_is_the_same_either_way():
     torch.testing.assert_close(ops._convex_sum(neighbours, mask, 4), ops.convex_upsample(flow, mask, 4))
 
 
+@pytest.mark.parametrize("exporting", [False, True])
+def test_logits_of_the_upsampling_count_up_to_a_limit(monkeypatch, exporting):
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: exporting)
+    flow = torch.randn(1, 2, 4, 6)
+    sign = torch.randn(1, 9 * 16, 4, 6).sign()
+    up = ops.convex_upsample(flow, 1e4 * sign, 4)
+    assert torch.isfinite(up).all()
+    torch.testing.assert_close(up, ops.convex_upsample(flow, ops.MAX_LOGIT * sign, 4), rtol=0, atol=0)
+    assert (up - ops.convex_upsample(flow, (ops.MAX_LOGIT - 7) * sign, 4)).abs().max() > 0.1
+
+
 @pytest.mark.parametrize("size", [(128, 64), (192, 320), (448, 1024)])
 @pytest.mark.parametrize("side", [64, 128])
 def test_resize_area_is_opencvs_where_images_shrink(size, side):

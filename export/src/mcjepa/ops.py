@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-MAX_LOGIT = 8.0
+MAX_LOGIT = 8.0  # weights of a convex combination are at most e^16 apart
 CELLS = 64  # that images, multiples of 64 on both sides, are cut into along each side
 
 
@@ -29,7 +29,10 @@ def pixel_grid(like: Tensor) -> Tensor:
 
 
 def normalise(feats: Tensor) -> Tensor:
-    """Length 1 over the channels of (B, C, H, W), at each position; 0 where the features are 0."""
+    """Length 1 over the channels of (B, C, H, W), at each position; 0 where the features are 0.
+
+    F.normalize, less a pass: exported, that one writes out the length for every channel and divides by it.
+    """
     return feats * (1.0 / torch.linalg.vector_norm(feats, dim=1, keepdim=True).clamp_min(1e-12))
 
 

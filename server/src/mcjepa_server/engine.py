@@ -15,6 +15,11 @@ Uint8Array = NDArray[np.uint8]
 FloatArray = NDArray[np.float32]
 
 
+#: The flows of a call are one batch on a processor: from more than four frames it falls out of the caches, of
+#: fewer each frame is encoded too often (measured with benchmarks/engines.py).
+CLIP_FRAMES = 4
+
+
 @dataclass(frozen=True)
 class FlowOutput:
     """Answer to a batch of clips, as the model gave it: unchecked, embeddings not normalised."""

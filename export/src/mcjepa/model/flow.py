@@ -23,7 +23,8 @@ FINEST_STRIDE = 4
 MAX_TEMPERATURE = 100.0  # of cosines
 BLOCK = 8  # positions that a matrix product of the correlation takes together
 FAR = (2, 4, 8, 1)  # dilations: 15 positions to each side
-READ = 10  # channels of the projection that the surroundings see
+READ = 10  # channels of the projection that the surroundings see, at most
+MATCHED = 6  # channels that say where a match stands: flow, displacement, peak, inside
 COARSEST = 4  # index of the level of stride 32, where matching starts: radius 4 reaches 128 px there
 
 
@@ -70,7 +71,7 @@ class Surroundings(nn.Module):
         nn.init.zeros_(self.hidden.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """-> what to add to the hidden state and to the flow."""
+        """(B, in_dim, H, W) -> to add: to hidden state (B, hidden_dim, H, W) and flow (B, 2, H, W) px."""
         far, residual = self.far(x)
         return self.hidden(far), residual
 
@@ -86,8 +87,8 @@ def input_dim(config: FlowConfig, radius: int) -> int:
 
 
 def _described_dim(config: FlowConfig, radius: int) -> int:
-    """Correlation, flow, displacement, peak, inside, hidden state of the coarser level."""
-    return (2 * radius + 1) ** 2 + 2 + 2 + 1 + 1 + config.hidden_dim
+    """Correlation, how the match stands, hidden state of the coarser level."""
+    return (2 * radius + 1) ** 2 + MATCHED + config.hidden_dim
 
 
 def standardise(one: Tensor, two: Tensor) -> tuple[Tensor, Tensor]:
@@ -138,8 +139,8 @@ class FlowHead(nn.Module):
         self.matchers = nn.ModuleList(LevelMatcher(w, config, r, s) for w, r, s in pairs)
         dilations = (1,) * (len(config.widths) + 1)
         self.coarse = Estimator(input_dim(config, config.radius), config.widths, config.hidden_dim, dilations)
-        self.read = min(READ, context_dim(config, config.radius))
-        self.surroundings = Surroundings(config.hidden_dim + 6 + self.read, config.hidden_dim)
+        seen = MATCHED + min(READ, context_dim(config, config.radius))
+        self.surroundings = Surroundings(config.hidden_dim + seen, config.hidden_dim)
         self.squeeze = nn.Conv2d(input_dim(config, config.fine_radius), config.fine_widths[0], 1)
         self.fine = Estimator(config.fine_widths[0], config.fine_widths[1:], config.hidden_dim, (1, 2, 4))
         self.mask = nn.Conv2d(config.hidden_dim, 9 * FINEST_STRIDE**2, 1)
@@ -149,14 +150,17 @@ class FlowHead(nn.Module):
         return self.match(self.project(feats1), self.project(feats2))
 
     def project(self, feats: list[Tensor]) -> list[Tensor]:
-        """Pyramid of a frame -> what is matched and read of it at strides 4 to 32, whatever its pair."""
+        """Pyramid of frames -> what is matched and read of each, whatever its pair.
+
+        Maps (B, `context_dim`, H / s, W / s) of strides s = 4, 8, 16 and 32, in this order.
+        """
         return [
             ops.at_least_float32(matcher.project(f))  # type: ignore[operator]
             for matcher, f in zip(self.matchers, feats[1 : COARSEST + 1], strict=True)
         ]
 
     def match(self, maps1: list[Tensor], maps2: list[Tensor]) -> FlowOutput:
-        """As forward, of frames that `project` has seen."""
+        """As forward, of the maps that `project` gives for frame 1 and for frame 2."""
         b, _, h, w = maps1[-1].shape
         flow = maps1[-1].new_zeros(b, 2, h, w)
         hidden = maps1[-1].new_zeros(b, self.config.hidden_dim, h, w)
@@ -181,7 +185,7 @@ class FlowHead(nn.Module):
         hidden, residual = self.fine(self.squeeze(x)) if level == 1 else self.coarse(x)
         flow = flow + ops.at_least_float32(residual)
         if level > 1:
-            x = torch.cat([hidden, flow / 8.0, displacement, peak, inside, map1[:, -self.read :]], dim=1)
+            x = torch.cat([hidden, flow / 8.0, displacement, peak, inside, map1[:, -READ:]], dim=1)
             more, residual = self.surroundings(x)
             hidden, flow = hidden + more, flow + ops.at_least_float32(residual)
         return flow.clamp(-limit, limit), hidden

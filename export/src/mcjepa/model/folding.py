@@ -1,7 +1,7 @@
 """The same function in fewer operations: what a model becomes for its export.
 
-A runtime without a kernel for LayerNorm over the channels of (B, C, H, W) makes seven passes of it: they take
-as long as the convolutions. What is linear in it moves into the convolutions beside it, once and for all:
+A runtime without a kernel for LayerNorm over the channels of (B, C, H, W) makes seven passes of it, which
+cost far more than their arithmetic. What is linear in it moves into the convolutions beside it:
 
 - of a convolution whose output is normalised, the mean over the output channels is taken off its weights;
 - of one whose input was normalised, the mean over the input channels, and the norm's weight and bias go in;
@@ -41,7 +41,7 @@ def _fold_children(module: nn.Module) -> None:
         elif isinstance(child, ConvNeXtBlock):
             setattr(module, name, FoldedBlock(child))
         elif isinstance(child, Estimator):
-            setattr(module, name, FoldedEstimator(child))
+            _fold_estimator(child)
         elif isinstance(child, LayerNorm2d):
             setattr(module, name, ChannelNorm(child))
         else:
@@ -105,21 +105,13 @@ class FoldedBlock(nn.Module):
         return x + self.reduce(F.hardswish(self.expand(y)))
 
 
-class FoldedEstimator(nn.Module):
-    """Estimator, whose body is convolution, LayerNorm2d and LeakyReLU in turn."""
-
-    def __init__(self, estimator: Estimator) -> None:
-        super().__init__()
-        convs, norms, activations = (list(estimator.body)[i::3] for i in range(3))
-        layers = zip(convs, norms, activations, strict=True)
-        self.body = nn.Sequential(
-            *(FoldedLayer(cast(nn.Conv2d, c), cast(LayerNorm2d, n), a) for c, n, a in layers)
-        )
-        self.head = estimator.head
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        hidden = self.body(x)
-        return hidden, self.head(hidden)
+def _fold_estimator(estimator: Estimator) -> None:
+    """Its body is convolution, LayerNorm2d and LeakyReLU in turn."""
+    convs, norms, activations = (list(estimator.body)[i::3] for i in range(3))
+    layers = zip(convs, norms, activations, strict=True)
+    estimator.body = nn.Sequential(
+        *(FoldedLayer(cast(nn.Conv2d, c), cast(LayerNorm2d, n), a) for c, n, a in layers)
+    )
 
 
 class FoldedLayer(nn.Module):

@@ -45,8 +45,7 @@ class MCJEPA(nn.Module):
 
     def encode(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) RGB 0 .. 255, H and W multiples of 64 -> six levels, strides 2 .. 64, finest first."""
-        levels: list[Tensor] = self.encoder(self.normalise(images))
-        return levels
+        return self.encoder(self.normalise(images))
 
     def flow(self, feats1: list[Tensor], feats2: list[Tensor]) -> FlowOutput:
         """Two pyramids -> flow of frame 1 to frame 2, (B, 2, H, W) px."""

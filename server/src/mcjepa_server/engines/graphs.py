@@ -9,10 +9,6 @@ from typing import Any, NamedTuple
 from mcjepa_server.contract import EMBED, FLOW, FLOW_BIDIRECTIONAL, Contract
 from mcjepa_server.errors import ContractError
 
-#: The flows of a call are one batch on a processor: from more than four frames it falls out of the caches, of
-#: fewer each frame is encoded too often (measured with benchmarks/engines.py).
-CLIP_FRAMES = 4
-
 
 class Tensor(NamedTuple):
     """An input or output; sizes that are not whole numbers are free, or unknown to the graph."""

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from mcjepa_server.contract import EMBED, FLOW, FLOW_BIDIRECTIONAL, MODEL_NAMES, Contract, load_contract
-from mcjepa_server.engine import EmbedOutput, FloatArray, FlowOutput, Uint8Array
-from mcjepa_server.engines.graphs import CLIP_FRAMES, Tensor, cannot_be_loaded, check_graph, graph_file
+from mcjepa_server.engine import CLIP_FRAMES, EmbedOutput, FloatArray, FlowOutput, Uint8Array
+from mcjepa_server.engines.graphs import Tensor, cannot_be_loaded, check_graph, graph_file
 from mcjepa_server.errors import ContractError, EngineError
 
 if TYPE_CHECKING:  # an optional requirement, imported when an engine is loaded

@@ -27,6 +27,7 @@ class TritonEngine:
     """Takes the usable endpoints in turn. The contract is that of the first that answered, for good."""
 
     name = "triton"
+    clip_frames = 32  # the fewer calls, the better: a GPU wants work, and the network has a price
 
     def __init__(
         self, endpoints: Sequence[Endpoint], contract: Contract, probe_interval_s: float, metrics: Metrics
@@ -58,10 +59,6 @@ class TritonEngine:
     @property
     def contract(self) -> Contract:
         return self._contract
-
-    @property
-    def clip_frames(self) -> int:
-        return 32  # the fewer calls, the better: a GPU wants work, and the network has a price
 
     async def infer_flow(self, frames: Uint8Array, backward: bool) -> FlowOutput:
         model = FLOW_BIDIRECTIONAL if backward else FLOW
