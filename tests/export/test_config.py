@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from mcjepa.config import Config, ConfigError, FlowConfig, from_dict, load_config, to_dict, validate
+from mcjepa.config import PRESETS, Config, ConfigError, FlowConfig, from_dict, load_config, to_dict, validate
 
 
-@pytest.mark.parametrize("preset", ["nano", "tiny"])
+@pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_survives_the_way_through_json(preset):
     config = load_config(preset)
     assert from_dict(Config, json.loads(json.dumps(to_dict(config)))) == config
@@ -77,9 +77,13 @@ def test_a_preset_of_ones_own_is_a_toml_file(tmp_path: Path):
         load_config(str(path))
 
 
+def test_nano_is_the_same_model_wherever_it_is_trained():
+    assert load_config("nano").model == load_config("nano-gpu").model
+
+
 @pytest.mark.parametrize("preset", ["huge", "", "missing.toml"])
 def test_an_unknown_preset_is_an_error(preset):
-    with pytest.raises(ConfigError, match="nano, tiny"):
+    with pytest.raises(ConfigError, match="nano, nano-gpu, tiny"):
         load_config(preset)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mcjepa import __version__
-from mcjepa.config import load_config
+from mcjepa.config import PRESETS, load_config
 from mcjepa.evaluate_cli import add_compose, add_evaluate
 from mcjepa.triton_cli import VARIANTS, add_triton_commands, write_variants
 
@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_train(commands: Any) -> None:
     p = commands.add_parser("train", help="train a preset; the same command resumes an interrupted run")
-    p.add_argument("--preset", default="nano", help="nano, tiny, paper or a TOML file (default: nano)")
+    p.add_argument("--preset", default="nano", help=f"{', '.join(PRESETS)} or a TOML file (default: nano)")
     p.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override a setting"
     )

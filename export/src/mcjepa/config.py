@@ -53,6 +53,7 @@ LENGTHS = {
     "loss.variance": 6,
     "loss.covariance": 6,
 }
+PRESETS = ("nano", "nano-gpu", "tiny", "paper")
 BALANCES = ("clip", "normalise")
 KNOWN_MOTION_TERMS = ("known_motion", "known_motion_levels")
 PAPER_VIDEO_TERMS = ("photometric", "feature", "smoothness", "cycle", "variance", "covariance")
@@ -152,7 +153,8 @@ class DataConfig:
     video_cache: str = "runs/video-cache"
     video_short_side: int = 288  # px; video files are decoded once, to this size
     view_min_area: float = 0.08  # smallest share of an image that a view shows
-    workers: int = 1
+    workers: int = 1  # processes that make batches
+    on_device: bool = False  # batches are made on the training device instead, for GPUs; without video pairs
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,7 @@ class Config:
 
 
 def load_config(preset: str, overrides: Sequence[str] = ()) -> Config:
-    """Read a preset (`nano`, `tiny`, `paper` or a TOML file) and apply overrides `section.key=value`.
+    """Read a preset (one of PRESETS or a TOML file) and apply overrides `section.key=value`.
 
     Values are TOML (`train.lr=3e-4`, `data.photos=["a.tar"]`); a bare word counts as a string.
     Raises ConfigError for an unknown preset, section or key, a file that is no TOML, or a value of the wrong
@@ -228,6 +230,10 @@ def validate(config: Config) -> None:
         raise ConfigError(f"train.balance must be one of {', '.join(BALANCES)}, got {config.train.balance!r}")
     for i, stage in enumerate(config.train.stages):
         _check_batches(f"train.stages[{i}]", stage, config.loss)
+        if config.data.on_device and config.loss.flow > 0 and stage.video_batch:
+            raise ConfigError(
+                f"train.stages[{i}].video_batch must be 0 with data.on_device, got {stage.video_batch}"
+            )
 
 
 def in_use(loss: LossConfig, terms: Sequence[str]) -> bool:
@@ -352,7 +358,9 @@ def _read_preset(preset: str) -> dict[str, Any]:
     elif path.suffix == ".toml" and path.is_file():
         data = path.read_bytes()
     else:
-        raise ConfigError(f"preset {preset!r} is neither one of nano, tiny, paper nor an existing .toml file")
+        raise ConfigError(
+            f"preset {preset!r} is neither one of {', '.join(PRESETS)} nor an existing .toml file"
+        )
     try:
         return tomllib.loads(data.decode())
     except ValueError as error:  # no UTF-8, or no TOML

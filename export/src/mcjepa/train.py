@@ -24,6 +24,8 @@ from tqdm import tqdm
 from mcjepa import checkpoint, distributed, losses, ops, run_folder
 from mcjepa.config import Config, ConfigError, StageConfig, to_dict, validate
 from mcjepa.data.batches import Batch, Sources, batches, open_sources
+from mcjepa.data.device_batches import DeviceBatches
+from mcjepa.graphed_step import GraphedStep
 from mcjepa.model import MCJEPA
 from mcjepa.whiten import fit_whitening
 
@@ -101,9 +103,14 @@ class Trainer:
         self.average = AveragedModel(
             self.model, multi_avg_fn=get_ema_multi_avg_fn(config.train.ema_decay), use_buffers=True
         )
+        cuda = device.type == "cuda"
+        self.lr = torch.tensor(config.train.lr, device=device)
         self.optimizer = torch.optim.AdamW(
-            _parameter_groups(self.model, config.train.weight_decay), lr=config.train.lr
+            _parameter_groups(self.model, config.train.weight_decay), lr=self.lr, capturable=cuda
         )
+        # batches made here all look alike, which a record of the step needs
+        graphed = cuda and config.data.on_device and distributed.world() == 1
+        self.graphed = GraphedStep(self._update) if graphed else None
         self.progress = Progress(config)
         self.share = 0.0  # of the run that is done, as all processes have it
         self.stop = False
@@ -137,6 +144,9 @@ class Trainer:
         if distributed.rank() == 0:
             run_folder.keep_metrics(self.run, self.progress.step)
         self.images = sources.images
+        self.made_here = (
+            DeviceBatches(sources, self.config, self.device) if self.config.data.on_device else None
+        )
         self.progress.started = time.monotonic()
         self._agree()
         previous = {s: signal.signal(s, self._request_stop) for s in (signal.SIGTERM, signal.SIGINT)}
@@ -150,6 +160,10 @@ class Trainer:
         last = self._save()
         distributed.wait_for_all()
         return last
+
+    def _check_finite(self, terms: dict[str, Tensor]) -> None:
+        if not torch.isfinite(torch.stack(list(terms.values()))).all():
+            raise TrainingDiverged(f"step {self.progress.step}: " + _format(terms))
 
     def _request_stop(self, _signal: int, _frame: FrameType | None) -> None:
         self.stop = True
@@ -181,12 +195,15 @@ class Trainer:
         train = self.config.train
         last = ENDLESS if train.minutes > 0 else round(stage.until * train.steps)
         saved = time.monotonic()
-        for batch in batches(sources, stage, self.config, range(self.progress.step, last)):
+        steps = range(self.progress.step, last)
+        here = self.made_here
+        for batch in here.batches(stage, steps) if here else batches(sources, stage, self.config, steps):
             terms = self.train_step(batch)
             self.progress.step += 1
             self._agree()
             self._report(terms, stage, metrics, bar)
             if time.monotonic() - saved > 60 * train.checkpoint_minutes:
+                self._check_finite(terms)
                 self._save()
                 saved = time.monotonic()
             if self.stop or self.share >= stage.until:
@@ -196,8 +213,18 @@ class Trainer:
         """One optimiser step on both losses; returns the weighted terms and the norms of their gradients."""
         self.model.train()
         batch = {k: v.to(self.device, non_blocking=True) for k, v in batch.items()}
+        self.lr.fill_(learning_rate(self.config, self.progress.step, self.share))
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config, self.progress.step, self.share)
+            group["lr"] = self.lr  # a resumed optimiser has brought its own
+        if self.graphed is None:
+            terms = self._update(batch)
+        else:
+            terms = self.graphed(batch, (self._flow_is_due(), *((k, v.shape) for k, v in batch.items())))
+        self.average.update_parameters(self.model)
+        return terms
+
+    def _update(self, batch: Batch) -> dict[str, Tensor]:
+        """The step itself; where it is recorded, it must not look at any value."""
         terms: dict[str, Tensor] = {}
         gradients: list[Tensor | None] = [None] * len(self.parameters)
         if self._flow_is_due():
@@ -206,12 +233,11 @@ class Trainer:
             terms |= self._accumulate(
                 gradients, self.content_terms(batch), self.config.loss.content, "grad_content"
             )
-        if not all(torch.isfinite(v) for v in terms.values()):
-            raise TrainingDiverged(f"step {self.progress.step}: " + _format(terms))
+        if self.graphed is None:
+            self._check_finite(terms)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
         self.optimizer.step()
-        self.average.update_parameters(self.model)
         return terms
 
     def _flow_is_due(self) -> bool:
@@ -250,8 +276,8 @@ class Trainer:
         frames = [batch[k + i] for k in ("known", "student", "video") for i in "12" if k + i in batch]
         with self._autocast():
             feats = self.model.encode(torch.cat(frames).contiguous(memory_format=torch.channels_last))
-            first, second = _pair_indices(known, student, video, self.device)
-            feats1, feats2 = [f[first] for f in feats], [f[second] for f in feats]
+            pairs = [_pairs(f, known, student, video) for f in feats]
+            feats1, feats2 = [first for first, _ in pairs], [second for _, second in pairs]
             out = self.model.flow(feats1, feats2)
         terms: dict[str, Tensor] = {}
         if video:
@@ -303,12 +329,13 @@ class Trainer:
         bar.update(0)
         if self.progress.step % self.config.train.log_every:
             return
+        self._check_finite(terms)
         distributed.average(list(terms.values()))
         row = {
             "step": self.progress.step,
             "minutes": self.progress.spent(),
             "max_motion": stage.max_motion,
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": float(self.lr),
         }
         metrics.write(run_folder.metrics_row(row | {k: float(v) for k, v in terms.items()}))
         metrics.flush()
@@ -343,15 +370,12 @@ def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, A
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
 
-def _pair_indices(known: int, student: int, video: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Rows of the encoded frames that make the pairs: known, student, video, video backward."""
-    k, s, v = (
-        torch.arange(known),
-        2 * known + torch.arange(student),
-        2 * (known + student) + torch.arange(video),
-    )
-    firsts, seconds = torch.cat([k, s, v, v + video]), torch.cat([k + known, s + student, v + video, v])
-    return firsts.to(device), seconds.to(device)
+def _pairs(feats: Tensor, known: int, student: int, video: int) -> tuple[Tensor, Tensor]:
+    """Features of frames, kind by kind the first ones before the second ones -> those of the pairs' first and
+    second frames: known, student, video, video backward.
+    """
+    k1, k2, s1, s2, v1, v2 = feats.split([known, known, student, student, video, video])
+    return torch.cat([k1, s1, v1, v2]), torch.cat([k2, s2, v2, v1])
 
 
 def _video_batch(

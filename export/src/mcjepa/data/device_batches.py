@@ -1,0 +1,87 @@
+"""Batches made on the training device from pictures in its memory: workers on the CPU cannot feed a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from mcjepa import distributed
+from mcjepa.config import Config, StageConfig
+from mcjepa.data.batches import IMAGES, KNOWN_MOTION, VIEWS, Batch, Sources
+from mcjepa.data.device_draws import Draws
+from mcjepa.data.device_light import two_views
+from mcjepa.data.device_motion import compose_pairs
+from mcjepa.data.images import ImageSet
+
+PHOTO = (320, 480)  # (H, W) px that every photo is cut to, those in portrait format turned
+
+
+class DeviceBatches:
+    """The batches of a run as `StepBatches` makes them, but for the random numbers, and without video pairs.
+
+    A pure function of (seed, step, stage, process): with another number of processes come other examples.
+    photos: uint8 (N, 3, *PHOTO); images: uint8 (N, 3, s, s), s the largest `image_crop`; None where unused.
+    """
+
+    def __init__(self, sources: Sources, config: Config, device: torch.device) -> None:
+        self.config, self.device = config, device
+        side = max(stage.image_crop for stage in config.train.stages)
+        self.photos = None if sources.photos is None else _held(sources.photos, _to_photo, device)
+        self.images = None
+        if sources.images is not None:
+            self.images = _held(sources.images, lambda img: _cut(img, (side, side)), device)
+
+    def batches(self, stage: StageConfig, steps: range) -> Iterator[Batch]:
+        return (self.batch(stage, step) for step in steps)
+
+    @torch.no_grad()
+    def batch(self, stage: StageConfig, step: int) -> Batch:
+        """This process's part of the batch of a step; keys and shapes as in `StepBatches`."""
+        made: Batch = {}
+        if self.photos is not None and stage.batch:
+            number = stage.batch // distributed.world()
+            draws = self._draws(step, KNOWN_MOTION)
+            pairs = compose_pairs(self.photos, number, stage.crop, stage.max_motion, draws)
+            made |= {"known1": pairs.img1, "known2": pairs.img2, "truth": pairs.flow}
+        if self.images is not None:
+            images = self.images[self._picks(stage.image_batch, step, len(self.images))]
+            area, draws = self.config.data.view_min_area, self._draws(step, VIEWS)
+            made["view1"], made["view2"] = two_views(images, stage.image_crop, area, draws)
+        return made
+
+    def _picks(self, number: int, step: int, of: int) -> Tensor:
+        """This process's part of images that are all different in the whole batch."""
+        whole = Draws((self.config.train.seed, step, IMAGES), self.device).distinct(number, of)
+        return whole.chunk(distributed.world())[distributed.rank()]
+
+    def _draws(self, step: int, kind: int) -> Draws:
+        return Draws((self.config.train.seed, step, kind, distributed.rank()), self.device)
+
+
+def _held(images: ImageSet, cut: Callable[[np.ndarray], np.ndarray], device: torch.device) -> Tensor:
+    """All images, cut to one size, in the device's memory: uint8 (N, 3, H, W)."""
+    with ThreadPoolExecutor() as pool:
+        made = pool.map(lambda i: cut(images[i]), range(len(images)))
+        arrays = np.stack(list(tqdm(made, "pictures", len(images), mininterval=5)))
+    return torch.from_numpy(arrays).to(device).permute(0, 3, 1, 2).contiguous()
+
+
+def _to_photo(img: np.ndarray) -> np.ndarray:
+    return _cut(np.rot90(img) if img.shape[0] > img.shape[1] else img, PHOTO)
+
+
+def _cut(img: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The middle of an image, scaled until it just covers `size` (H, W)."""
+    (h, w), (height, width) = img.shape[:2], size
+    scale = max(height / h, width / w)
+    grown = max(width, round(w * scale)), max(height, round(h * scale))
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    img = cv2.resize(np.ascontiguousarray(img), grown, interpolation=how)
+    y, x = (img.shape[0] - height) // 2, (img.shape[1] - width) // 2
+    return img[y : y + height, x : x + width]

@@ -1,0 +1,63 @@
+"""Random numbers for a whole batch at once, drawn on the device where they are used."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The random stream of one kind of data at one step; the same numbers each time on the same device."""
+
+    seed: Sequence[int]
+    device: torch.device
+
+    @cached_property
+    def generator(self) -> torch.Generator:
+        state = np.random.SeedSequence(self.seed).generate_state(1, np.uint64)
+        return torch.Generator(self.device).manual_seed(int(state[0] >> np.uint64(1)))
+
+    @cached_property
+    def offset(self) -> float:
+        """From 0 to 1, the same whenever asked for, and known without waiting for the device."""
+        return float(np.random.default_rng(self.seed).random())
+
+    def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
+        return torch.rand(shape, generator=self.generator, device=self.device) * (high - low) + low
+
+    def log_uniform(self, *shape: int, low: float, high: float) -> Tensor:
+        return self.uniform(*shape, low=math.log(low), high=math.log(high)).exp()
+
+    def normal(self, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=self.generator, device=self.device)
+
+    def chance(self, *shape: int, p: float) -> Tensor:
+        """True with probability `p`."""
+        return self.uniform(*shape) < p
+
+    def sign(self, *shape: int) -> Tensor:
+        """-1.0 or 1.0."""
+        return 1.0 - 2.0 * self.chance(*shape, p=0.5).float()
+
+    def integers(self, *shape: int, low: int, high: int) -> Tensor:
+        """From low to high - 1, int64."""
+        return torch.randint(low, high, shape, generator=self.generator, device=self.device)
+
+    def distinct(self, number: int, of: int) -> Tensor:
+        """`number` of range(of), none twice as long as there are enough: int64 (number,)."""
+        rounds = -(-number // of)
+        orders = [torch.randperm(of, generator=self.generator, device=self.device) for _ in range(rounds)]
+        return torch.cat(orders)[:number]
+
+
+@cache
+def constant(values: tuple[float | tuple[float, ...], ...], device: torch.device) -> Tensor:
+    """A small float32 tensor, sent once: each copy to a GPU waits until all work given to it is done."""
+    return torch.tensor(values, dtype=torch.float32, device=device)
