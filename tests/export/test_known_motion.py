@@ -4,151 +4,176 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import cv2
 import numpy as np
 import pytest
+import torch
+from mcjepa import ops
 from mcjepa.data import known_motion
-from mcjepa.data.known_motion import KnownMotionPair, compose_pair, random_motion
+from mcjepa.data.draws import Draws
+from mcjepa.data.known_motion import (
+    PHOTO,
+    Pairs,
+    as_photo,
+    coarse_grid,
+    compose_pairs,
+    random_motion,
+    random_shapes,
+    street_motion,
+)
+from torch import Tensor
 
-SIZE = (96, 144)
-PHOTO = (100, 150)
-SEEDS = range(12)
+CPU = torch.device("cpu")
+SIZE = (128, 192)
 
-Photo = Callable[[], np.ndarray]
+
+def draws(*seed: int) -> Draws:
+    return Draws(seed, CPU)
 
 
 @pytest.fixture
-def no_photometric(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(known_motion, "photometric", lambda img1, img2, _rng: (img1, img2))
+def photos(texture: Callable[[int, int, int], np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.stack([texture(96, 144, i) for i in range(6)])).permute(0, 3, 1, 2)
 
 
 @pytest.fixture
-def textured(texture) -> Callable[[], Photo]:
-    photos = [texture(*PHOTO, seed) for seed in range(8)]
-
-    def fresh() -> Photo:
-        numbers = iter(range(8))
-        return lambda: photos[next(numbers)]
-
-    return fresh
+def unchanged_light(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(known_motion, "relight_pairs", lambda img1, img2, draws: (img1, img2))
 
 
-def one_colour_each() -> Photo:
-    """Photo n is all of the value 20 + 30 n: a pair of them shows which layer is where."""
-    numbers = iter(range(8))
-    return lambda: np.full((*PHOTO, 3), 20 + 30 * next(numbers), np.uint8)
+@pytest.mark.usefixtures("unchanged_light")
+def test_frame_2_warped_by_the_flow_is_frame_1_where_it_is_visible(photos):
+    pairs = compose_pairs(photos, 9, SIZE, 30.0, draws(1))
+    gap = (ops.warp(pairs.img2, pairs.flow) - pairs.img1).abs().mean(1)
+    inside = ops.inside(pairs.flow)[:, 0] > 0
+    moving = pairs.flow.flatten(1).abs().amax(1)
+    assert moving.max() > 8
+    assert gap[0][inside[0]].max() < 40  # one layer: all that stays inside is visible
+    assert all(gap[i][inside[i]].median() < 4 for i in range(9))
 
 
-def compose(photo: Photo, seed: int, max_motion: float = 20.0) -> KnownMotionPair:
-    return compose_pair(photo, SIZE, max_motion, np.random.default_rng(seed))
+@pytest.mark.usefixtures("unchanged_light")
+def test_later_pairs_have_more_layers_in_front(photos, monkeypatch):
+    """With backgrounds at rest and grey, what is not grey is a layer."""
+    monkeypatch.setattr(known_motion, "_camera_motion", lambda size, reach, draws: torch.zeros(9, 2, 17, 25))
+    grey = torch.full_like(photos, 128)
+    backgrounds = known_motion._background
+    monkeypatch.setattr(known_motion, "_background", lambda _, *rest: backgrounds(grey, *rest))
+    pairs = compose_pairs(photos, 9, SIZE, 30.0, draws(2))
+    covered = ((pairs.img2 - 128).abs().amax(1) > 0.5).float().mean((1, 2))
+    assert covered[0] == 0  # 0 to 8 layers, as there are 9 pairs
+    assert covered[6:].mean() > covered[1:4].mean() > 0
+    assert not pairs.flow[0].any()
+    assert pairs.flow[1:].any()
 
 
-def targets(flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    xs = np.arange(SIZE[1], dtype=np.float32)[None] + flow[..., 0]
-    ys = np.arange(SIZE[0], dtype=np.float32)[:, None] + flow[..., 1]
-    return xs, ys
+def test_a_layer_hides_what_is_behind_it_and_has_its_own_flow(photos, monkeypatch):
+    """Layers that move at a constant pace before a still background: flow takes the value 0 and theirs."""
+    still, moving = torch.zeros(1, 2, 17, 25), torch.full((1, 2, 17, 25), 5.0)
+    monkeypatch.setattr(
+        known_motion, "_camera_motion", lambda size, reach, draws: still.expand(9, -1, -1, -1)
+    )
+    monkeypatch.setattr(
+        known_motion, "random_motion", lambda size, centre, *rest: moving.expand(len(centre), -1, -1, -1)
+    )
+    flow = compose_pairs(photos, 9, SIZE, 30.0, draws(3)).flow
+    values = torch.unique((flow * 100).round() / 100)
+    assert set(values.tolist()) <= {0.0, 1.5, 5.0}  # half of them move with 0.3 of it and the camera
+    assert len(values) == 3
 
 
-def warp(img2: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    return cv2.remap(img2, *targets(flow), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).astype(float)
+def test_pairs_are_a_function_of_the_seed(photos):
+    one, again, other = (compose_pairs(photos, 3, SIZE, 20.0, draws(*s)) for s in ((1, 2), (1, 2), (1, 3)))
+    assert torch.equal(one.img1, again.img1)
+    assert torch.equal(one.flow, again.flow)
+    assert not torch.equal(one.img1, other.img1)
 
 
-def visible(seed: int, flow: np.ndarray) -> np.ndarray:
-    """Where the layer that a pixel of frame 1 shows is seen where the flow points, soft rims left out."""
-    layers = compose(one_colour_each(), seed)
-    assert np.array_equal(layers.flow, flow)  # the flow does not depend on what the photos show
-    xs, ys = targets(flow)
-    inside = (xs >= 0) & (xs <= SIZE[1] - 1) & (ys >= 0) & (ys <= SIZE[0] - 1)
-    return inside & (abs(warp(layers.img2, flow) - layers.img1).max(-1) <= 1)
+@pytest.mark.usefixtures("unchanged_light")
+def test_without_motion_nothing_moves(photos):
+    pairs = compose_pairs(photos, 9, SIZE, 0.0, draws(8))
+    assert not pairs.flow.any()
+    torch.testing.assert_close(pairs.img1, pairs.img2, atol=0.1, rtol=0)
 
 
-@pytest.mark.usefixtures("no_photometric")
-def test_frame_2_warped_by_the_flow_is_frame_1_where_it_is_visible(textured):
-    still, warped, shares = [], [], []
-    for seed in SEEDS:
-        pair = compose(textured(), seed)
-        seen = visible(seed, pair.flow)
-        gap = abs(warp(pair.img2, pair.flow) - pair.img1).mean(-1)[seen]
-        assert gap.mean() < 1.5
-        assert np.quantile(gap, 0.99) < 15
-        warped.append(gap.mean())
-        still.append(abs(pair.img2.astype(float) - pair.img1).mean(-1)[seen].mean())
-        shares.append(seen.mean())
-    assert np.mean(warped) < 0.1 * np.mean(still)
-    assert 0.7 < np.mean(shares) < 1
+def test_a_pair_by_itself_has_from_none_to_all_of_the_layers(photos, monkeypatch):
+    numbers: list[int] = []
+    paste = known_motion._paste
 
+    def counting(cut_outs: known_motion.CutOuts, firsts: list[int], frames: Tensor, flow: Tensor) -> None:
+        numbers.append(len(cut_outs.shapes))
+        paste(cut_outs, firsts, frames, flow)
 
-@pytest.mark.usefixtures("no_photometric")
-def test_some_of_frame_1_is_hidden_in_frame_2_and_has_the_flow_of_its_own_layer(monkeypatch):
-    motions = []
-
-    def constant(size, _centre, _radius, _max_motion, rng):
-        motions.append(rng.integers(-12, 13, 2).astype(np.float32))
-        return np.broadcast_to(motions[-1], (*size, 2)).copy()
-
-    monkeypatch.setattr(known_motion, "random_motion", constant)
-    hidden = 0
-    for seed in SEEDS:
-        motions.clear()
-        pair = compose(one_colour_each(), seed)
-        for layer, motion in enumerate(motions):
-            mine = (pair.img1 == 20 + 30 * layer).all(-1).astype(np.uint8)
-            mine = (
-                cv2.erode(mine, np.ones((3, 3))) == 1
-            )  # at rims two layers may blend into a third one's colour
-            with_camera = motion if layer == 0 else np.float32(0.3) * motion + motions[0]
-            flows = np.unique(pair.flow[mine], axis=0)
-            assert len(flows) <= 1
-            assert not mine.any() or np.allclose(flows[0], motion) or np.allclose(flows[0], with_camera)
-            xs, ys = (t.round().astype(int) for t in targets(pair.flow))
-            arrives = mine & (xs >= 0) & (xs < SIZE[1]) & (ys >= 0) & (ys < SIZE[0])
-            hidden += int((pair.img2[ys[arrives], xs[arrives], 0].astype(int) - 20 - 30 * layer > 15).sum())
-    assert hidden > 200  # covered by a layer that lies higher, in frame 2 only
-
-
-def test_a_pair_is_a_function_of_the_seed(textured):
-    first, again, other = compose(textured(), 3), compose(textured(), 3), compose(textured(), 4)
-    for name in ("img1", "img2", "flow"):
-        assert np.array_equal(getattr(first, name), getattr(again, name))
-    assert not np.array_equal(first.flow, other.flow)
-
-
-def test_shapes_and_types(textured):
-    pair = compose(textured(), 0)
-    assert (pair.img1.shape, pair.img1.dtype) == ((*SIZE, 3), np.uint8)
-    assert (pair.img2.shape, pair.img2.dtype) == ((*SIZE, 3), np.uint8)
-    assert (pair.flow.shape, pair.flow.dtype) == ((*SIZE, 2), np.float32)
-
-
-@pytest.mark.parametrize("max_motion", [5.0, 60.0])
-def test_displacements_reach_about_max_motion(textured, max_motion):
-    lengths = [np.linalg.norm(compose(textured(), seed, max_motion).flow, axis=-1) for seed in range(30)]
-    largest = [length.max() for length in lengths]
-    assert 0.5 * max_motion < max(largest) < 3 * max_motion
-    assert np.median(largest) < max_motion  # still scenes are common
-    assert min(largest) < 0.1 * max_motion
-
-
-def test_without_motion_nothing_moves(textured, monkeypatch):
-    monkeypatch.setattr(known_motion, "photometric", lambda img1, img2, _rng: (img1, img2))
-    for seed in range(4):
-        pair = compose(textured(), seed, 0.0)
-        assert abs(pair.flow).max() < 1e-4
-        assert abs(pair.img1.astype(int) - pair.img2).max() <= 12  # two ways of resampling
-        assert abs(pair.img1.astype(int) - pair.img2).mean() < 0.5
+    monkeypatch.setattr(known_motion, "_paste", counting)
+    for seed in range(40):
+        compose_pairs(photos, 1, (64, 64), 5.0, draws(9, seed))
+    assert 1 <= 40 - len(numbers) <= 12  # those of none
+    assert (min(numbers), max(numbers)) == (1, known_motion.MOST_LAYERS)
 
 
 def test_a_motion_is_smooth():
-    for seed in range(20):
-        flow = random_motion(SIZE, (70.0, 40.0), 50.0, 10.0, np.random.default_rng(seed))
-        steps = max(abs(np.diff(flow, axis=0)).max(), abs(np.diff(flow, axis=1)).max())
-        assert steps < 1.0
-        assert np.isfinite(flow).all()
+    reach, centre, radius = torch.full((40,), 10.0), torch.tensor([[70.0, 40.0]]), torch.full((40,), 50.0)
+    flow = random_motion(SIZE, centre.expand(40, 2), radius, reach, draws(10))
+    steps = max(flow.diff(dim=2).abs().max(), flow.diff(dim=3).abs().max()) / known_motion.STEP
+    assert steps < 1.0
+    assert torch.isfinite(flow).all()
 
 
-@pytest.mark.parametrize("shape", [(20, 30), (300, 40), (64, 64)])
+@pytest.mark.parametrize("shape", [(20, 30), (300, 40), (64, 64), (500, 900)])
 def test_photos_of_any_size_and_shape_fill_the_frame(texture, shape):
-    photo = texture(*shape, 1)
-    pair = compose(lambda: photo, 5)
-    assert pair.img1.shape == (*SIZE, 3)
-    assert pair.img1.std() > 5
+    photo = as_photo(texture(*shape, 1))
+    assert photo.shape == (*PHOTO, 3)
+    pairs: Pairs = compose_pairs(
+        torch.from_numpy(photo[None].copy()).permute(0, 3, 1, 2), 2, SIZE, 5.0, draws(5)
+    )
+    assert pairs.img1.shape == (2, 3, *SIZE)
+    assert pairs.img1.float().std() > 5
+
+
+@pytest.mark.parametrize("max_motion", [8.0, 60.0])
+def test_displacements_reach_about_max_motion(photos, max_motion):
+    flow = compose_pairs(photos, 60, (64, 64), max_motion, draws(4)).flow
+    reached = torch.linalg.vector_norm(flow, dim=1).flatten(1).amax(1)
+    assert 0.5 * max_motion < reached.max() < 6 * max_motion
+    assert reached.median() < max_motion
+
+
+def test_a_drive_along_a_street_spreads_from_where_it_goes():
+    """Forward, without turning: nothing moves at the point ahead, more below, and always away from it."""
+
+    class Straight(Draws):
+        def chance(self, *shape: int, p: float) -> Tensor:
+            return torch.ones(shape, dtype=torch.bool)
+
+        def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
+            """The middle of a range; of 0 to 1, the end, so that it drives as fast as it can."""
+            if len(shape) > 1:
+                return torch.zeros(shape)  # neither aside nor a turn
+            return torch.full(shape, 1.0 if (low, high) == (0.0, 1.0) else (low + high) / 2)
+
+        def sign(self, *shape: int) -> Tensor:
+            return torch.zeros(shape) if shape == (1,) else torch.ones(shape)
+
+    flow = street_motion(SIZE, torch.tensor([20.0]), Straight((0,), CPU))[0]
+    outward = coarse_grid(SIZE, flow)[0] - torch.tensor([96.0, 0.425 * 128])[:, None, None]
+    length = torch.linalg.vector_norm(flow, dim=0)
+    assert ((flow * outward).sum(0) >= 0).all()
+    assert (flow[0] * outward[1] - flow[1] * outward[0]).abs().max() < 1e-2
+    assert flow[1, -1].max() == pytest.approx(20, rel=0.05)  # the whole reach at the lower border
+    assert length[7, 12] < 0.5 < length[-1].min()
+
+
+def test_shapes_are_inside_one_radius_and_not_empty():
+    shapes = random_shapes(40, draws(5))
+    ticks = torch.linspace(-known_motion.SHAPE_REACH, known_motion.SHAPE_REACH, shapes.shape[1])
+    far = torch.hypot(ticks[:, None], ticks[None, :]) > 1.05
+    assert (shapes[:, far] < 0).all()
+    areas = (shapes > 0).float().mean((1, 2))
+    assert (areas > 0).float().mean() > 0.7
+    assert areas.max() < torch.pi / (2 * known_motion.SHAPE_REACH) ** 2
+
+
+def test_the_distance_to_a_square_is_exact():
+    square = torch.tensor([[[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]]])
+    points = torch.tensor([[0.0, 0.0], [0.5, 0.0], [2.0, 0.0], [2.0, 2.0], [-1.0, 3.0]])
+    wanted = torch.tensor([[1.0, 0.5, -1.0, -(2.0**0.5), -2.0]])
+    torch.testing.assert_close(known_motion._inside_distance(points, square), wanted)

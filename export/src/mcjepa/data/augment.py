@@ -1,4 +1,4 @@
-"""Random changes to pictures: the two views of VICReg, and photometric change for a pair of frames.
+"""The two views of VICReg: random changes to pictures of any size.
 
 Every picture is uint8 RGB (H, W, 3). All randomness comes from the generator given.
 """
@@ -86,55 +86,6 @@ def colour_jitter(img: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         else:
             img = _turn_hue(img, hue)
     return img
-
-
-def photometric(
-    img1: np.ndarray, img2: np.ndarray, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Change the light of a pair of frames without moving anything: (img1, img2) of the same shapes.
-
-    Gamma, contrast, brightness, colour and saturation change strongly for both frames alike and weakly for
-    each alone; noise and blur come for each alone.
-    """
-    common = _Light.draw(rng, strength=1.0)
-    return _relight(img1, common, rng), _relight(img2, common, rng)
-
-
-class _Light(NamedTuple):
-    gamma: float
-    contrast: float
-    gain: np.ndarray  # (3,) factor for R, G, B
-    saturation: float
-
-    @classmethod
-    def draw(cls, rng: np.random.Generator, strength: float) -> "_Light":
-        gamma, contrast, brightness, saturation = np.exp(strength * rng.uniform(-0.3, 0.3, 4))
-        return cls(gamma, contrast, brightness * np.exp(strength * rng.uniform(-0.1, 0.1, 3)), saturation)
-
-    def times(self, other: "_Light") -> "_Light":
-        gamma, contrast = self.gamma * other.gamma, self.contrast * other.contrast
-        return _Light(gamma, contrast, self.gain * other.gain, self.saturation * other.saturation)
-
-
-def _relight(img: np.ndarray, common: _Light, rng: np.random.Generator) -> np.ndarray:
-    light = common.times(_Light.draw(rng, strength=0.3))
-    curve = np.linspace(0, 1, 256)[:, None] ** light.gamma  # (256, 1)
-    curve = ((curve - 0.5) * light.contrast + 0.5) * light.gain  # (256, 3)
-    table = np.clip(255 * curve + 0.5, 0, 255).astype(np.uint8).reshape(256, 1, 3)
-    img = cv2.LUT(img, table)
-    img = cv2.addWeighted(img, light.saturation, _grey(img), 1 - light.saturation, 0)
-    if rng.random() < 0.2:
-        img = _blur(img, rng.uniform(0.3, 1.2))
-    if rng.random() < 0.5:
-        img = _add_noise(img, rng, rng.uniform(0.5, 5.0))
-    return img
-
-
-def _add_noise(img: np.ndarray, rng: np.random.Generator, sigma: float) -> np.ndarray:
-    """Noise of standard deviation `sigma` grey levels: the mean of two uniform draws, far cheaper."""
-    first, second = np.frombuffer(rng.bytes(2 * img.size), np.uint8).reshape(2, *img.shape)
-    gain = sigma / (255 / math.sqrt(24))
-    return cv2.addWeighted(img, 1.0, cv2.addWeighted(first, 0.5, second, 0.5, 0), gain, -127.5 * gain)
 
 
 def _scale_about(img: np.ndarray, factor: float, pivot: float) -> np.ndarray:

@@ -22,9 +22,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from mcjepa import distributed
 from mcjepa.config import PAPER_VIDEO_TERMS, Config, StageConfig, in_use
-from mcjepa.data.augment import photometric, two_views
+from mcjepa.data.augment import two_views
+from mcjepa.data.draws import Draws
 from mcjepa.data.images import ImageSet, open_images
-from mcjepa.data.known_motion import KnownMotionPair, compose_pair
+from mcjepa.data.known_motion import MOST_LAYERS, as_photo, compose_pairs
+from mcjepa.data.light import relight_pairs
 from mcjepa.data.video import FramePairs, open_pairs
 
 Batch = dict[str, Tensor]
@@ -100,15 +102,14 @@ class StepBatches(Dataset[Batch]):
         return batch
 
     def _known_motion(self, photos: ImageSet, rngs: list[np.random.Generator]) -> Batch:
-        def pair(rng: np.random.Generator) -> KnownMotionPair:
-            def photo() -> np.ndarray:
-                return photos[int(rng.integers(len(photos)))]
-
-            return compose_pair(photo, self.stage.crop, self.stage.max_motion, rng)
-
-        pairs = [pair(rng) for rng in rngs]
-        known1, known2 = stack([p.img1 for p in pairs]), stack([p.img2 for p in pairs])
-        return {"known1": known1, "known2": known2, "truth": stack([p.flow for p in pairs])}
+        """Pairs composed one by one, each from photos of its own."""
+        made = []
+        for rng in rngs:
+            picks = rng.integers(len(photos), size=MOST_LAYERS + 1)
+            mine = stack([as_photo(photos[int(i)]) for i in picks])
+            made.append(compose_pairs(mine, 1, self.stage.crop, self.stage.max_motion, _draws(rng)))
+        known1, known2 = torch.cat([p.img1 for p in made]), torch.cat([p.img2 for p in made])
+        return {"known1": known1, "known2": known2, "truth": torch.cat([p.flow for p in made])}
 
     def _video(self, videos: FramePairs, rngs: list[np.random.Generator]) -> Batch:
         pairs = [_random_crop(*_pick(videos, rng), self.stage.crop, rng) for rng in rngs]
@@ -118,15 +119,15 @@ class StepBatches(Dataset[Batch]):
         (h, w), margin = self.stage.crop, TEACHER_MARGIN
         wide = [_random_crop(*_pick(videos, rng), (h + margin, w + margin), rng) for rng in rngs]
         corners = np.array([rng.integers(margin + 1, size=2) for rng in rngs])
-        crops = [
-            [img[y : y + h, x : x + w] for img in pair] for pair, (y, x) in zip(wide, corners, strict=True)
-        ]
-        changed = [photometric(img1, img2, rng) for (img1, img2), rng in zip(crops, rngs, strict=True)]
+        changed = []
+        for pair, (y, x), rng in zip(wide, corners, rngs, strict=True):
+            crops = [stack([img[y : y + h, x : x + w]]).float() for img in pair]
+            changed.append(relight_pairs(crops[0], crops[1], _draws(rng)))
         return {
             "teacher1": stack([p[0] for p in wide]),
             "teacher2": stack([p[1] for p in wide]),
-            "student1": stack([p[0] for p in changed]),
-            "student2": stack([p[1] for p in changed]),
+            "student1": torch.cat([p[0] for p in changed]),
+            "student2": torch.cat([p[1] for p in changed]),
             "corner": torch.from_numpy(corners),
         }
 
@@ -209,6 +210,11 @@ def _kill(workers: list[BaseProcess]) -> None:
 def stack(arrays: list[np.ndarray]) -> Tensor:
     """Arrays (H, W, C) -> tensor (B, C, H, W), channels last in memory."""
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
+
+
+def _draws(rng: np.random.Generator) -> Draws:
+    """A stream that follows from the state of another one."""
+    return Draws((int(rng.integers(2**63)),), torch.device("cpu"))
 
 
 def _pick(videos: FramePairs, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,12 +13,10 @@ from tqdm import tqdm
 from mcjepa import distributed
 from mcjepa.config import Config, StageConfig
 from mcjepa.data.batches import IMAGES, KNOWN_MOTION, VIEWS, Batch, Sources
-from mcjepa.data.device_draws import Draws
-from mcjepa.data.device_light import two_views
-from mcjepa.data.device_motion import compose_pairs
-from mcjepa.data.images import ImageSet
-
-PHOTO = (320, 480)  # (H, W) px that every photo is cut to, those in portrait format turned
+from mcjepa.data.device_views import two_views
+from mcjepa.data.draws import Draws
+from mcjepa.data.images import ImageSet, cut_to
+from mcjepa.data.known_motion import as_photo, compose_pairs
 
 
 class DeviceBatches:
@@ -32,10 +29,10 @@ class DeviceBatches:
     def __init__(self, sources: Sources, config: Config, device: torch.device) -> None:
         self.config, self.device = config, device
         side = max(stage.image_crop for stage in config.train.stages)
-        self.photos = None if sources.photos is None else _held(sources.photos, _to_photo, device)
+        self.photos = None if sources.photos is None else _held(sources.photos, as_photo, device)
         self.images = None
         if sources.images is not None:
-            self.images = _held(sources.images, lambda img: _cut(img, (side, side)), device)
+            self.images = _held(sources.images, lambda img: cut_to(img, (side, side)), device)
 
     def batches(self, stage: StageConfig, steps: range) -> Iterator[Batch]:
         return (self.batch(stage, step) for step in steps)
@@ -70,18 +67,3 @@ def _held(images: ImageSet, cut: Callable[[np.ndarray], np.ndarray], device: tor
         made = pool.map(lambda i: cut(images[i]), range(len(images)))
         arrays = np.stack(list(tqdm(made, "pictures", len(images), mininterval=5)))
     return torch.from_numpy(arrays).to(device).permute(0, 3, 1, 2).contiguous()
-
-
-def _to_photo(img: np.ndarray) -> np.ndarray:
-    return _cut(np.rot90(img) if img.shape[0] > img.shape[1] else img, PHOTO)
-
-
-def _cut(img: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The middle of an image, scaled until it just covers `size` (H, W)."""
-    (h, w), (height, width) = img.shape[:2], size
-    scale = max(height / h, width / w)
-    grown = max(width, round(w * scale)), max(height, round(h * scale))
-    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    img = cv2.resize(np.ascontiguousarray(img), grown, interpolation=how)
-    y, x = (img.shape[0] - height) // 2, (img.shape[1] - width) // 2
-    return img[y : y + height, x : x + width]

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from mcjepa.data.files import FileRef, TolerantReader, list_images
@@ -73,6 +74,17 @@ def open_images(paths: Sequence[Path], classes: Sequence[str] | None = None) -> 
     if not files:
         raise ValueError(f"no images in {', '.join(map(str, paths)) or 'an empty list of paths'}")
     return ImageSet(files, classes)
+
+
+def cut_to(img: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The middle of an image, scaled until it just covers `size` (H, W)."""
+    (h, w), (height, width) = img.shape[:2], size
+    scale = max(height / h, width / w)
+    grown = max(width, round(w * scale)), max(height, round(h * scale))
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    img = cv2.resize(np.ascontiguousarray(img), grown, interpolation=how)
+    y, x = (img.shape[0] - height) // 2, (img.shape[1] - width) // 2
+    return img[y : y + height, x : x + width]
 
 
 def _number(names: Sequence[str], classes: Sequence[str]) -> np.ndarray:

@@ -25,9 +25,9 @@ class Draws:
         return torch.Generator(self.device).manual_seed(int(state[0] >> np.uint64(1)))
 
     @cached_property
-    def offset(self) -> float:
-        """From 0 to 1, the same whenever asked for, and known without waiting for the device."""
-        return float(np.random.default_rng(self.seed).random())
+    def host(self) -> np.random.Generator:
+        """For numbers that decide shapes, which must not wait for the device."""
+        return np.random.default_rng(self.seed)
 
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         return torch.rand(shape, generator=self.generator, device=self.device) * (high - low) + low
@@ -52,7 +52,7 @@ class Draws:
 
     def distinct(self, number: int, of: int) -> Tensor:
         """`number` of range(of), none twice as long as there are enough: int64 (number,)."""
-        rounds = -(-number // of)
+        rounds = max(-(-number // of), 1)
         orders = [torch.randperm(of, generator=self.generator, device=self.device) for _ in range(rounds)]
         return torch.cat(orders)[:number]
 
