@@ -105,6 +105,16 @@ def test_local_correlation_equals_a_loop(generator, radius):
                     torch.testing.assert_close(corr[:, channel, y, x], expected)
 
 
+@pytest.mark.parametrize(
+    ("radius", "block", "size"), [(4, 2, (2, 4)), (4, 8, (8, 16)), (2, 8, (12, 8)), (4, 4, (4, 4))]
+)
+def test_correlation_is_exported_as_the_same_function(generator, monkeypatch, radius, block, size):
+    f1, f2 = torch.randn(2, 3, 5, *size, generator=generator)
+    expected = ops.local_correlation(f1, f2, radius, block)
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    torch.testing.assert_close(ops.local_correlation(f1, f2, radius, block), expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(("dx", "dy"), [(0, 0), (2, -1), (-2, 2), (1, 0), (0, 1)])
 def test_the_correlation_of_a_shifted_frame_peaks_at_the_shift_that_its_channel_stands_for(generator, dx, dy):
     f1 = torch.nn.functional.normalize(torch.randn(1, 16, 9, 11, generator=generator), dim=1)

@@ -7,6 +7,8 @@ dx (to the right), channel 1 is dy (down); pixel centres lie at integers; flow a
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -60,15 +62,12 @@ def _warp_by_rows(feats2: Tensor, flow: Tensor) -> Tensor:
     left, top = x.floor().clamp(max=w - 2), y.floor().clamp(max=h - 2)
     first = torch.arange(b, device=flow.device)[:, None, None] * (h * w)
     corner = (first + (top * w + left).long()).flatten()
+    corners = torch.stack([corner, corner + 1, corner + w, corner + w + 1], dim=1).flatten()
     rows = feats2.permute(0, 2, 3, 1).reshape(b * h * w, c)
-    across, down = (x - left).reshape(-1, 1), (y - top).reshape(-1, 1)
-    shares = (((1 - down), 0), (down, w))
-    terms = [
-        rows.index_select(0, corner + below + right) * (share * part)
-        for share, below in shares
-        for part, right in ((1 - across, 0), (across, 1))
-    ]
-    return sum(terms[1:], terms[0]).reshape(b, h, w, c).permute(0, 3, 1, 2)
+    across, down = (x - left).flatten(), (y - top).flatten()
+    shares = [(1 - across) * (1 - down), across * (1 - down), (1 - across) * down, across * down]
+    sums = torch.bmm(torch.stack(shares, dim=1)[:, None], rows.index_select(0, corners).reshape(-1, 4, c))
+    return sums.reshape(b, h, w, c).permute(0, 3, 1, 2)
 
 
 def inside(flow: Tensor) -> Tensor:
@@ -88,6 +87,8 @@ def local_correlation(feats1: Tensor, feats2: Tensor, radius: int, block: int = 
     candidates in one matrix product. That costs (block + 2r) / (2r+1) times the products needed, and no large
     intermediate.
     """
+    if torch.compiler.is_exporting():
+        return _correlation_by_tiles(feats1, feats2, radius, block)
     b, c, h, w = feats1.shape
     d, runs = 2 * radius + 1, w // block
     source = feats1.permute(0, 2, 3, 1).reshape(b * h * runs, block, c)
@@ -115,6 +116,37 @@ def _candidates(feats2: Tensor, radius: int, block: int) -> Tensor:
     return torch.cat([cells[:, :, i : i + runs, :n] for i, n in enumerate(wanted)], dim=3)
 
 
+def _correlation_by_tiles(feats1: Tensor, feats2: Tensor, radius: int, block: int) -> Tensor:
+    """The same for inference: a tile of positions meets all that is around it in one product.
+
+    Runtimes spend less on few large products than on many small ones, though only a quarter of what these
+    give is wanted. Tiles are of up to 4 rows and of `block` columns; H and W are multiples of them.
+    """
+    b, c, h, w = feats1.shape
+    tile_h, tile_w = min(block, 4), block
+    across, down = w // tile_w, h // tile_h
+    tiles = feats1.reshape(b, c, down, tile_h, across, tile_w).permute(0, 2, 4, 1, 3, 5)
+    window_h, window_w = tile_h + 2 * radius, tile_w + 2 * radius  # around a tile
+    cell = math.gcd(tile_w, 2 * radius)  # positions of a row: windows are whole cells
+    cells = F.pad(feats2, [radius] * 4).permute(0, 2, 3, 1).reshape(-1, cell * c)
+    rows = torch.arange(b)[:, None, None] * (h + 2 * radius) + torch.arange(0, h, tile_h)[:, None]
+    rows = (rows + torch.arange(window_h))[:, :, None, :, None]
+    columns = torch.arange(across)[:, None, None] * (tile_w // cell) + torch.arange(window_w // cell)
+    windows = cells.index_select(0, (rows * ((w + 2 * radius) // cell) + columns).flatten())
+    products = torch.bmm(windows.reshape(-1, window_h * window_w, c), tiles.reshape(-1, c, tile_h * tile_w))
+    corr = products.flatten(1).index_select(1, _wanted_products(radius, tile_h, tile_w))
+    corr = corr.reshape(b, down, across, -1, tile_h, tile_w).permute(0, 3, 1, 4, 2, 5)
+    return corr.reshape(b, -1, h, w)
+
+
+def _wanted_products(radius: int, tile_h: int, tile_w: int) -> Tensor:
+    """Indices of shifts (dy, dx) at positions (y, x) of a tile, among the products of a window with the tile."""
+    d = 2 * radius + 1
+    dy, dx, y, x = torch.meshgrid(*(torch.arange(n) for n in (d, d, tile_h, tile_w)), indexing="ij")
+    candidate = (y + dy) * (tile_w + 2 * radius) + x + dx
+    return (candidate * (tile_h * tile_w) + y * tile_w + x).flatten()
+
+
 def shift_vectors(radius: int, like: Tensor) -> Tensor:
     """The displacements (dx, dy) px of the channels of `local_correlation`: ((2r+1)^2, 2)."""
     r = torch.arange(-radius, radius + 1, device=like.device, dtype=like.dtype)
@@ -128,10 +160,10 @@ def soft_argmax(corr: Tensor, temperature: Tensor, radius: int) -> tuple[Tensor,
     corr (B, (2r+1)^2, H, W) -> displacement (B, 2, H, W) px of this grid, (dx, dy), and peak (B, 1, H, W) in
     0 .. 1. Numerators and denominator are one product.
     """
-    rows = corr.permute(0, 2, 3, 1)  # as `local_correlation` has it in memory
-    weights = torch.exp(temperature * (rows - rows.amax(dim=3, keepdim=True)))  # the greatest is 1
+    weights = torch.exp(temperature * (corr - corr.amax(dim=1, keepdim=True)))  # the greatest is 1
     shifts = shift_vectors(radius, corr)  # ((2r+1)^2, 2)
-    sums = (weights @ torch.cat([shifts, torch.ones_like(shifts[:, :1])], dim=1)).permute(0, 3, 1, 2)
+    sums = torch.cat([shifts, torch.ones_like(shifts[:, :1])], dim=1).T @ weights.flatten(2)
+    sums = sums.unflatten(2, corr.shape[2:])  # (B, 3, H, W)
     return sums[:, :2] / sums[:, 2:], 1.0 / sums[:, 2:]
 
 
