@@ -140,7 +140,7 @@ def _correlation_by_tiles(feats1: Tensor, feats2: Tensor, radius: int, block: in
 
 
 def _wanted_products(radius: int, tile_h: int, tile_w: int) -> Tensor:
-    """Indices of shifts (dy, dx) at positions (y, x) of a tile, among the products of a window with the tile."""
+    """Indices of shifts (dy, dx) at positions (y, x) of a tile, among the products of its window with it."""
     d = 2 * radius + 1
     dy, dx, y, x = torch.meshgrid(*(torch.arange(n) for n in (d, d, tile_h, tile_w)), indexing="ij")
     candidate = (y + dy) * (tile_w + 2 * radius) + x + dx
