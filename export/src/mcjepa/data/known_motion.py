@@ -27,6 +27,7 @@ NEAREST = 0.9  # what a street's flow is divided by stays above 1 - NEAREST
 SHAPE_SIDE = 96  # px of the grid on which the shape of a layer is drawn
 SHAPE_REACH = 1.5  # radii from its middle to the border of that grid
 CORNERS = 11  # of a polygon, at most
+BARS = 0.3  # share of the cut-outs that are thin
 
 
 def as_photo(img: np.ndarray) -> np.ndarray:
@@ -179,7 +180,7 @@ def random_motion(
     flow = _turn(outward, (1 + zoom) * angle.cos() - 1, (1 + zoom) * angle.sin()) + _each(shift)
     # perspective: displacement that grows along one direction
     towards = _direction(draws.uniform(n, high=2 * math.pi)) / radius[:, None]
-    along = (outward * _each(towards)).sum(1, keepdim=True).clamp(0, 3)
+    along = (outward * _each(towards)).sum(1, keepdim=True).clamp(0, 1.5)  # more would fold the field
     flow = flow + outward * along * _each(tilt * draws.chance(n, p=0.3))
     amplitude = 0.25 * reach * draws.uniform(n) ** 2 * draws.chance(n, p=0.5)
     return flow + _each(amplitude) * _deformation(n, grid, draws)
@@ -216,9 +217,23 @@ def street_motion(size: tuple[int, int], reach: Tensor, draws: Draws) -> Tensor:
 def random_shapes(number: int, draws: Draws) -> Tensor:
     """Signed distances to the outlines of random shapes, in radii, inside above 0: (N, s, s), s = SHAPE_SIDE.
 
-    Polygons about the middle within one radius, most of which are made smooth (thin ones vanish). The grid
-    reaches SHAPE_REACH radii to each side.
+    Polygons about the middle within one radius, the greater part of them made smooth, and bars; the grid has
+    SHAPE_REACH radii to each side.
     """
+    bars = draws.chance(number, 1, 1, p=BARS)
+    corners = torch.where(bars, _bars(number, draws), _polygons(number, draws))
+    ticks = torch.linspace(-SHAPE_REACH, SHAPE_REACH, SHAPE_SIDE, device=draws.device)
+    y, x = torch.meshgrid(ticks, ticks, indexing="ij")
+    sharp = _inside_distance(torch.stack([x.flatten(), y.flatten()], 1), corners)
+    sharp = sharp.reshape(number, SHAPE_SIDE, SHAPE_SIDE)
+    smooth = sharp
+    for _ in range(3):  # together about a Gaussian of 0.15 radii
+        smooth = F.avg_pool2d(F.pad(smooth, [4] * 4, mode="replicate"), 9, stride=1)
+    return torch.where(draws.chance(number, 1, 1, p=0.6) & ~bars, smooth, sharp)
+
+
+def _polygons(number: int, draws: Draws) -> Tensor:
+    """Of 3 to CORNERS corners about the middle, in radii: (N, CORNERS, 2)."""
     angles = draws.uniform(number, CORNERS, high=2 * math.pi)
     radii = draws.uniform(number, CORNERS, low=0.3, high=1.0)
     used = torch.arange(CORNERS, device=draws.device) < draws.integers(number, 1, low=3, high=CORNERS + 1)
@@ -227,15 +242,17 @@ def random_shapes(number: int, draws: Draws) -> Tensor:
     )  # the others lie on the first one
     angles, order = angles.sort(1)
     stretch = draws.uniform(number, 1, 2, low=0.4, high=1.0)
-    corners = _direction(angles) * radii.gather(1, order)[..., None] * stretch
-    ticks = torch.linspace(-SHAPE_REACH, SHAPE_REACH, SHAPE_SIDE, device=draws.device)
-    y, x = torch.meshgrid(ticks, ticks, indexing="ij")
-    sharp = _inside_distance(torch.stack([x.flatten(), y.flatten()], 1), corners)
-    sharp = sharp.reshape(number, SHAPE_SIDE, SHAPE_SIDE)
-    smooth = sharp
-    for _ in range(3):  # together about a Gaussian of 0.15 radii
-        smooth = F.avg_pool2d(F.pad(smooth, [4] * 4, mode="replicate"), 9, stride=1)
-    return torch.where(draws.chance(number, 1, 1, p=0.6), smooth, sharp)
+    return _direction(angles) * radii.gather(1, order)[..., None] * stretch
+
+
+def _bars(number: int, draws: Draws) -> Tensor:
+    """Rectangles as thin as poles, half of them upright, in radii: (N, CORNERS, 2)."""
+    length = draws.uniform(number, 1, low=0.4, high=1.0)
+    width = draws.log_uniform(number, 1, low=0.04, high=0.25)
+    turn = draws.uniform(number, high=math.pi) * draws.chance(number, p=0.5)
+    along, across = _direction(turn + math.pi / 2) * length, _direction(turn) * width  # each (N, 2)
+    ends = [along + across, across - along, -along - across, along - across]
+    return torch.stack([*ends, *[ends[0]] * (CORNERS - 4)], 1)
 
 
 def _inside_distance(points: Tensor, corners: Tensor) -> Tensor:
