@@ -149,6 +149,7 @@ def test_a_report_passes_within_both_limits_only():
     good = parity.Parity("m", "64x64", 0.009, 0.9e-4)
     assert good.passed
     assert not dataclasses.replace(good, flow_px=0.011).passed
+    assert dataclasses.replace(good, flow_px=0.011, rounding_px=0.002).passed
     assert not dataclasses.replace(good, embedding_cosine=1.1e-4).passed
     assert dataclasses.replace(good, flow_px=None).passed
 

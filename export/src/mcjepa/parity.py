@@ -1,4 +1,7 @@
-"""Parity: the exported ONNX files against torch, on real frames at three sizes; a mismatch is an error."""
+"""Parity: the exported ONNX files against torch, on real frames at three sizes; a mismatch is an error.
+
+Torch computes in float64: in float32 it is itself up to 0.01 px off at sharp matches, more than the graph is.
+"""
 
 from __future__ import annotations
 
@@ -36,10 +39,13 @@ class Parity:
     size: str  # HxW px
     flow_px: float | None  # None where the model has no flow
     embedding_cosine: float
+    rounding_px: float = 0.0  # what torch's own float32 makes of the flow
 
     @property
     def passed(self) -> bool:
-        return (self.flow_px or 0.0) < FLOW_LIMIT and self.embedding_cosine < EMBEDDING_LIMIT
+        """Rounding is allowed for: whether a vector ends inside the frame is a yes or no, and hangs on it."""
+        flow_limit = FLOW_LIMIT + self.rounding_px
+        return (self.flow_px or 0.0) < flow_limit and self.embedding_cosine < EMBEDDING_LIMIT
 
 
 def read_frames(path: Path, count: int = 3) -> list[np.ndarray]:
@@ -65,7 +71,7 @@ def check_parity(model: MCJEPA, repository: Path, frames: Sequence[np.ndarray]) 
     reports = [report for graph in graphs(model) for report in _compare(graph, onnx, frames)]
     if not all(report.passed for report in reports):
         raise ParityError(
-            f"flow limit {FLOW_LIMIT} px, cosine limit {EMBEDDING_LIMIT}\n{parity_table(reports)}"
+            f"flow limit {FLOW_LIMIT} px + rounding, cosine limit {EMBEDDING_LIMIT}\n{parity_table(reports)}"
         )
     return reports
 
@@ -79,20 +85,23 @@ def _compare(graph: Graph, onnx: OnnxModels, frames: Sequence[np.ndarray]) -> li
 
 
 def _compare_batch(graph: Graph, onnx: OnnxModels, batch: np.ndarray) -> Parity:
-    expected = dict(zip(graph.output_names, _run_torch(graph.module, batch), strict=True))
+    expected, rounded = (
+        dict(zip(graph.output_names, _run_torch(graph.module, batch, dtype), strict=True))
+        for dtype in (torch.float64, torch.float32)
+    )
     found = {name: onnx.run(graph.name, batch, name) for name in graph.output_names}
     flows = [name for name in graph.output_names if name.startswith("flow")]
-    gaps = [float(np.abs(expected[name] - found[name]).max()) for name in flows]
+    gaps, own = (
+        [float(np.abs(expected[name] - flow[name]).max()) for name in flows] for flow in (found, rounded)
+    )
     h, w = batch.shape[-3:-1]
     cosine = cosine_distance(expected["embedding"], found["embedding"])
-    return Parity(graph.name, f"{h}x{w}", max(gaps, default=None), cosine)
+    return Parity(graph.name, f"{h}x{w}", max(gaps, default=None), cosine, max(own, default=0.0))
 
 
 @torch.no_grad()
-def _run_torch(module: nn.Module, batch: np.ndarray) -> list[np.ndarray]:
-    """In float64: in float32 torch itself is up to 0.01 px off at sharp matches, more than the graph is."""
-    exact = copy.deepcopy(module).double().eval()
-    return [output.numpy() for output in exact(torch.from_numpy(batch))]
+def _run_torch(module: nn.Module, batch: np.ndarray, dtype: torch.dtype) -> list[np.ndarray]:
+    return [output.numpy() for output in copy.deepcopy(module).to(dtype).eval()(torch.from_numpy(batch))]
 
 
 def cosine_distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -104,10 +113,13 @@ def cosine_distance(a: np.ndarray, b: np.ndarray) -> float:
 
 def parity_table(reports: Sequence[Parity]) -> str:
     """Reports as a Markdown table."""
-    lines = ["| model | size | largest flow difference, px | largest cosine distance |", "|---|---|---|---|"]
+    lines = [
+        "| model | size | largest flow difference, px | of torch in float32, px | largest cosine distance |",
+        "|---|---|---|---|---|",
+    ]
     for r in reports:
-        flow = "-" if r.flow_px is None else f"{r.flow_px:.1e}"
-        lines.append(f"| {r.model} | {r.size} | {flow} | {r.embedding_cosine:.1e} |")
+        flow, own = ("-" if r.flow_px is None else f"{px:.1e}" for px in (r.flow_px, r.rounding_px))
+        lines.append(f"| {r.model} | {r.size} | {flow} | {own} | {r.embedding_cosine:.1e} |")
     return "\n".join(lines)
 
 
