@@ -4,7 +4,7 @@ import { number, svg } from "./dom.js";
 
 const [WIDTH, HEIGHT] = [1000, 120];
 const SIDE = 3; // frames looked at on each side of a cut
-const CUT_RATIO = 1.3; // the least change across a cut, in terms of the largest within either side
+const CUT_RATIO = 1.45; // the least change across a cut, in terms of the largest within either side
 const CUT_SHARE = 0.6; // its step, in terms of what any two frames of the clip differ by
 const CUT_LEAST = 0.25; // on the way from the same picture, 0, to an unrelated one, 1
 
