@@ -21,6 +21,7 @@ from mcjepa.config import (
     StageConfig,
     TrainConfig,
 )
+from mcjepa.data.draws import Draws
 
 # A program that trains by the configuration in a JSON file, after something was put in its way.
 PROGRAM = """
@@ -58,6 +59,18 @@ def _texture(height: int, width: int, seed: int) -> np.ndarray:
 def texture() -> Callable[[int, int, int], np.ndarray]:
     """texture(height, width, seed) -> uint8 RGB (H, W, 3) with detail from 4 to 32 px."""
     return _texture
+
+
+@pytest.fixture
+def photos() -> torch.Tensor:
+    """Six photos as batches on a device hold them: uint8 (6, 3, 96, 144)."""
+    return torch.from_numpy(np.stack([_texture(96, 144, i) for i in range(6)])).permute(0, 3, 1, 2)
+
+
+@pytest.fixture(scope="session")
+def draws() -> Callable[..., Draws]:
+    """draws(*seed) -> a fresh random stream on the CPU."""
+    return lambda *seed: Draws(seed, torch.device("cpu"))
 
 
 @pytest.fixture(scope="session")

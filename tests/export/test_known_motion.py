@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import numpy as np
 import pytest
 import torch
 from mcjepa import ops
@@ -26,22 +23,13 @@ CPU = torch.device("cpu")
 SIZE = (128, 192)
 
 
-def draws(*seed: int) -> Draws:
-    return Draws(seed, CPU)
-
-
-@pytest.fixture
-def photos(texture: Callable[[int, int, int], np.ndarray]) -> Tensor:
-    return torch.from_numpy(np.stack([texture(96, 144, i) for i in range(6)])).permute(0, 3, 1, 2)
-
-
 @pytest.fixture
 def unchanged_light(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(known_motion, "relight_pairs", lambda img1, img2, draws: (img1, img2))
 
 
 @pytest.mark.usefixtures("unchanged_light")
-def test_frame_2_warped_by_the_flow_is_frame_1_where_it_is_visible(photos):
+def test_frame_2_warped_by_the_flow_is_frame_1_where_it_is_visible(photos, draws):
     pairs = compose_pairs(photos, 9, SIZE, 30.0, draws(1))
     gap = (ops.warp(pairs.img2, pairs.flow) - pairs.img1).abs().mean(1)
     inside = ops.inside(pairs.flow)[:, 0] > 0
@@ -52,7 +40,7 @@ def test_frame_2_warped_by_the_flow_is_frame_1_where_it_is_visible(photos):
 
 
 @pytest.mark.usefixtures("unchanged_light")
-def test_later_pairs_have_more_layers_in_front(photos, monkeypatch):
+def test_later_pairs_have_more_layers_in_front(photos, monkeypatch, draws):
     """With backgrounds at rest and grey, what is not grey is a layer."""
     monkeypatch.setattr(known_motion, "_camera_motion", lambda size, reach, draws: torch.zeros(9, 2, 17, 25))
     grey = torch.full_like(photos, 128)
@@ -66,7 +54,7 @@ def test_later_pairs_have_more_layers_in_front(photos, monkeypatch):
     assert pairs.flow[1:].any()
 
 
-def test_a_layer_hides_what_is_behind_it_and_has_its_own_flow(photos, monkeypatch):
+def test_a_layer_hides_what_is_behind_it_and_has_its_own_flow(photos, monkeypatch, draws):
     """Layers that move at a constant pace before a still background: flow takes the value 0 and theirs."""
     still, moving = torch.zeros(1, 2, 17, 25), torch.full((1, 2, 17, 25), 5.0)
     monkeypatch.setattr(
@@ -81,7 +69,7 @@ def test_a_layer_hides_what_is_behind_it_and_has_its_own_flow(photos, monkeypatc
     assert len(values) == 3
 
 
-def test_pairs_are_a_function_of_the_seed(photos):
+def test_pairs_are_a_function_of_the_seed(photos, draws):
     one, again, other = (compose_pairs(photos, 3, SIZE, 20.0, draws(*s)) for s in ((1, 2), (1, 2), (1, 3)))
     assert torch.equal(one.img1, again.img1)
     assert torch.equal(one.flow, again.flow)
@@ -89,13 +77,13 @@ def test_pairs_are_a_function_of_the_seed(photos):
 
 
 @pytest.mark.usefixtures("unchanged_light")
-def test_without_motion_nothing_moves(photos):
+def test_without_motion_nothing_moves(photos, draws):
     pairs = compose_pairs(photos, 9, SIZE, 0.0, draws(8))
     assert not pairs.flow.any()
     torch.testing.assert_close(pairs.img1, pairs.img2, atol=0.1, rtol=0)
 
 
-def test_a_pair_by_itself_has_from_none_to_all_of_the_layers(photos, monkeypatch):
+def test_a_pair_by_itself_has_from_none_to_all_of_the_layers(photos, monkeypatch, draws):
     numbers: list[int] = []
     paste = known_motion._paste
 
@@ -110,7 +98,7 @@ def test_a_pair_by_itself_has_from_none_to_all_of_the_layers(photos, monkeypatch
     assert (min(numbers), max(numbers)) == (1, known_motion.MOST_LAYERS)
 
 
-def test_a_motion_is_smooth():
+def test_a_motion_is_smooth(draws):
     reach, centre, radius = torch.full((40,), 10.0), torch.tensor([[70.0, 40.0]]), torch.full((40,), 50.0)
     flow = random_motion(SIZE, centre.expand(40, 2), radius, reach, draws(10))
     steps = max(flow.diff(dim=2).abs().max(), flow.diff(dim=3).abs().max()) / known_motion.STEP
@@ -119,7 +107,7 @@ def test_a_motion_is_smooth():
 
 
 @pytest.mark.parametrize("shape", [(20, 30), (300, 40), (64, 64), (500, 900)])
-def test_photos_of_any_size_and_shape_fill_the_frame(texture, shape):
+def test_photos_of_any_size_and_shape_fill_the_frame(texture, shape, draws):
     photo = as_photo(texture(*shape, 1))
     assert photo.shape == (*PHOTO, 3)
     pairs: Pairs = compose_pairs(
@@ -130,7 +118,7 @@ def test_photos_of_any_size_and_shape_fill_the_frame(texture, shape):
 
 
 @pytest.mark.parametrize("max_motion", [8.0, 60.0])
-def test_displacements_reach_about_max_motion(photos, max_motion):
+def test_displacements_reach_about_max_motion(photos, max_motion, draws):
     flow = compose_pairs(photos, 60, (64, 64), max_motion, draws(4)).flow
     reached = torch.linalg.vector_norm(flow, dim=1).flatten(1).amax(1)
     assert 0.5 * max_motion < reached.max() < 3 * max_motion
@@ -162,7 +150,7 @@ def test_a_drive_along_a_street_spreads_from_where_it_goes():
     assert length[7, 12] < 0.5 < length[-1].min()
 
 
-def test_shapes_are_inside_one_radius_and_not_empty():
+def test_shapes_are_inside_one_radius_and_not_empty(draws):
     shapes = random_shapes(40, draws(5))
     ticks = torch.linspace(-known_motion.SHAPE_REACH, known_motion.SHAPE_REACH, shapes.shape[1])
     far = torch.hypot(ticks[:, None], ticks[None, :]) > 1.05

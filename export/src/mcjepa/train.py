@@ -202,11 +202,14 @@ class Trainer:
             self.progress.step += 1
             self._agree()
             self._report(terms, stage, metrics, bar)
-            if time.monotonic() - saved > 60 * train.checkpoint_minutes:
-                self._check_finite(terms)
+            ends = self.stop or self.share >= stage.until
+            due = time.monotonic() - saved > 60 * train.checkpoint_minutes
+            if due or ends:
+                self._check_finite(terms)  # a recorded step does not look itself
+            if due:
                 self._save()
                 saved = time.monotonic()
-            if self.stop or self.share >= stage.until:
+            if ends:
                 return
 
     def train_step(self, batch: Batch) -> dict[str, Tensor]:
