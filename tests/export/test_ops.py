@@ -212,22 +212,25 @@ def test_soft_argmax_of_cosines_that_are_all_low_is_finite():
     torch.testing.assert_close(peak, torch.full((1, 1, 2, 2), 1 / 9), rtol=1e-2, atol=0)
 
 
+def convex_upsample_by_neighbour(flow: Tensor, mask: Tensor, factor: int) -> Tensor:
+    return ops.convex_upsample_by_neighbour(flow, mask.chunk(9, dim=1), factor)
+
+
 def test_convex_upsampling_is_the_same_either_way():
     flow, mask = torch.randn(2, 2, 4, 6), torch.randn(2, 9 * 16, 4, 6)
-    padded = F.pad(4 * flow, [1] * 4, mode="replicate")
-    neighbours = [padded[:, :, i : i + 4, j : j + 6] for i in range(3) for j in range(3)]
-    torch.testing.assert_close(ops._convex_sum(neighbours, mask, 4), ops.convex_upsample(flow, mask, 4))
+    torch.testing.assert_close(
+        convex_upsample_by_neighbour(flow, mask, 4), ops.convex_upsample(flow, mask, 4)
+    )
 
 
-@pytest.mark.parametrize("exporting", [False, True])
-def test_logits_of_the_upsampling_count_up_to_a_limit(monkeypatch, exporting):
-    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: exporting)
+@pytest.mark.parametrize("upsample", [ops.convex_upsample, convex_upsample_by_neighbour])
+def test_logits_of_the_upsampling_count_up_to_a_limit(upsample):
     flow = torch.randn(1, 2, 4, 6)
     sign = torch.randn(1, 9 * 16, 4, 6).sign()
-    up = ops.convex_upsample(flow, 1e4 * sign, 4)
+    up = upsample(flow, 1e4 * sign, 4)
     assert torch.isfinite(up).all()
-    torch.testing.assert_close(up, ops.convex_upsample(flow, ops.MAX_LOGIT * sign, 4), rtol=0, atol=0)
-    assert (up - ops.convex_upsample(flow, (ops.MAX_LOGIT - 7) * sign, 4)).abs().max() > 0.1
+    torch.testing.assert_close(up, upsample(flow, ops.MAX_LOGIT * sign, 4), rtol=0, atol=0)
+    assert (up - upsample(flow, (ops.MAX_LOGIT - 7) * sign, 4)).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("size", [(128, 64), (192, 320), (448, 1024)])

@@ -267,6 +267,30 @@ def test_only_convolutions_to_features_and_what_is_between_them_are_lowered():
     ]  # fmt: skip
 
 
+def test_a_norm_by_convolutions_keeps_its_precision():
+    ops = openvino.opset13
+
+    def conv(x, weight):
+        return ops.convolution(x, ops.constant(weight.astype(np.float32)), [1, 1], [0, 0], [0, 0], [1, 1])
+
+    x = ops.parameter([-1, 3, -1, -1], np.float32, name="x")
+    hidden = conv(x, np.ones((8, 3, 1, 1)))
+    variance = conv(ops.multiply(hidden, hidden), np.full((1, 8, 1, 1), 1 / 8))
+    deviation = conv(ops.sqrt(variance), np.ones((8, 1, 1, 1)))
+    model = openvino.Model([ops.divide(hidden, deviation)], [x])
+    lower_convolutions(model)
+    types = {
+        (op.get_type_name(), op.get_output_element_type(0).get_type_name())
+        for op in model.get_ordered_ops()
+        if op.get_type_name() not in {"Constant", "Convert"}
+    }
+    assert ("Convolution", "bf16") in types  # to features
+    assert types - {("Convolution", "bf16")} == {
+        ("Parameter", "f32"), ("Convolution", "f32"), ("Multiply", "f32"), ("Sqrt", "f32"), ("Divide", "f32"),
+        ("Result", "f32"),
+    }  # fmt: skip
+
+
 @needs_bfloat16
 def test_lowered_the_model_computes_the_same_but_for_rounding_of_features():
     x = np.random.default_rng(1).normal(size=(2, 3, 16, 24)).astype(np.float32)

@@ -66,7 +66,7 @@ class EmbedModel(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         feats = self.model.encode(images.permute(0, 3, 1, 2))
-        return self.model.embed(feats), feats[FEATURE_LEVEL]
+        return self.model.embed(feats), self.model.read(feats)[FEATURE_LEVEL]
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ dx (to the right), channel 1 is dy (down); pixel centres lie at integers; flow a
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -30,12 +31,12 @@ def pixel_grid(like: Tensor) -> Tensor:
     return torch.stack([xs[None, :].expand(h, w), ys[:, None].expand(h, w)])[None]
 
 
-def normalise(feats: Tensor) -> Tensor:
-    """Length 1 over the channels of (B, C, H, W), at each position; 0 where the features are 0.
+def normalise(feats: Tensor, dim: int = 1) -> Tensor:
+    """Length 1 over the channels, those of (B, C, H, W), at each position; 0 where the features are 0.
 
     F.normalize, less a pass: exported, that one writes out the length for every channel and divides by it.
     """
-    return feats * (1.0 / torch.linalg.vector_norm(feats, dim=1, keepdim=True).clamp_min(1e-12))
+    return feats * (1.0 / torch.linalg.vector_norm(feats, dim=dim, keepdim=True).clamp_min(1e-12))
 
 
 def warp(feats2: Tensor, flow: Tensor) -> Tensor:
@@ -62,12 +63,12 @@ def _warp_by_rows(feats2: Tensor, flow: Tensor) -> Tensor:
     left, top = x.floor().clamp(max=w - 2), y.floor().clamp(max=h - 2)
     first = torch.arange(b, device=flow.device)[:, None, None] * (h * w)
     corner = (first + (top * w + left).long()).flatten()
-    corners = torch.stack([corner, corner + 1, corner + w, corner + w + 1], dim=1).flatten()
     rows = feats2.permute(0, 2, 3, 1).reshape(b * h * w, c)
     across, down = (x - left).flatten(), (y - top).flatten()
     shares = [(1 - across) * (1 - down), across * (1 - down), (1 - across) * down, across * down]
-    sums = torch.bmm(torch.stack(shares, dim=1)[:, None], rows.index_select(0, corners).reshape(-1, 4, c))
-    return sums.reshape(b, h, w, c).permute(0, 3, 1, 2)
+    corners = [corner, corner + 1, corner + w, corner + w + 1]
+    terms = [rows.index_select(0, i) * s[:, None] for i, s in zip(corners, shares, strict=True)]
+    return sum(terms[1:], terms[0]).reshape(b, h, w, c).permute(0, 3, 1, 2)
 
 
 def inside(flow: Tensor) -> Tensor:
@@ -125,7 +126,7 @@ def _correlation_by_tiles(feats1: Tensor, feats2: Tensor, radius: int, block: in
     b, c, h, w = feats1.shape
     tile_h, tile_w = min(block, 4), block
     across, down = w // tile_w, h // tile_h
-    tiles = feats1.reshape(b, c, down, tile_h, across, tile_w).permute(0, 2, 4, 1, 3, 5)
+    tiles = feats1.permute(0, 2, 3, 1).reshape(b, down, tile_h, across, tile_w, c).permute(0, 1, 3, 2, 4, 5)
     window_h, window_w = tile_h + 2 * radius, tile_w + 2 * radius  # around a tile
     cell = math.gcd(tile_w, 2 * radius)  # positions of a row: windows are whole cells
     cells = F.pad(feats2, [radius] * 4).permute(0, 2, 3, 1).reshape(-1, cell * c)
@@ -133,7 +134,8 @@ def _correlation_by_tiles(feats1: Tensor, feats2: Tensor, radius: int, block: in
     rows = (rows + torch.arange(window_h))[:, :, None, :, None]
     columns = torch.arange(across)[:, None, None] * (tile_w // cell) + torch.arange(window_w // cell)
     windows = cells.index_select(0, (rows * ((w + 2 * radius) // cell) + columns).flatten())
-    products = torch.bmm(windows.reshape(-1, window_h * window_w, c), tiles.reshape(-1, c, tile_h * tile_w))
+    tiles = tiles.reshape(-1, tile_h * tile_w, c)
+    products = torch.bmm(windows.reshape(-1, window_h * window_w, c), tiles.transpose(1, 2))
     corr = products.flatten(1).index_select(1, _wanted_products(radius, tile_h, tile_w))
     corr = corr.reshape(b, down, across, -1, tile_h, tile_w).permute(0, 3, 1, 4, 2, 5)
     return corr.reshape(b, -1, h, w)
@@ -180,28 +182,29 @@ def convex_upsample(flow: Tensor, mask: Tensor, factor: int) -> Tensor:
     no maximum has to be taken off the exponents, in half precision either.
     """
     b, _, h, w = flow.shape
-    mask = mask.clamp(-MAX_LOGIT, MAX_LOGIT)
-    padded = F.pad(factor * flow, [1] * 4, mode="replicate")
-    neighbours = [padded[:, :, i : i + h, j : j + w] for i in range(3) for j in range(3)]
-    if torch.compiler.is_exporting():
-        return _convex_sum(neighbours, mask, factor)
-    vectors = torch.stack(neighbours, dim=-1).permute(0, 2, 3, 1, 4).reshape(b * h * w, 2, 9)
-    weights = mask.permute(0, 2, 3, 1).reshape(b * h * w, 9, factor * factor).softmax(dim=1)
+    vectors = torch.stack(_neighbours(flow, factor), dim=-1).permute(0, 2, 3, 1, 4).reshape(b * h * w, 2, 9)
+    logits = mask.clamp(-MAX_LOGIT, MAX_LOGIT).permute(0, 2, 3, 1).reshape(b * h * w, 9, factor * factor)
     with torch.autocast(flow.device.type, enabled=False):  # bfloat16 would round the flow
-        fine = torch.bmm(vectors, weights).reshape(b, h, w, 2, factor, factor)
+        fine = torch.bmm(vectors, logits.softmax(dim=1)).reshape(b, h, w, 2, factor, factor)
     return fine.permute(0, 3, 1, 4, 2, 5).reshape(b, 2, factor * h, factor * w)
 
 
-def _convex_sum(neighbours: list[Tensor], mask: Tensor, factor: int) -> Tensor:
-    """The same with channels first, neighbour by neighbour: torch trains slower so, runtimes infer faster."""
-    n = factor * factor
-    weights = [torch.exp(mask[:, k * n : (k + 1) * n]) for k in range(9)]  # each (B, factor^2, H, W)
-    total = sum(weights[1:], weights[0])
-    fine = []
-    for c in range(2):
-        terms = [w * v[:, c : c + 1] for w, v in zip(weights, neighbours, strict=True)]
-        fine.append(F.pixel_shuffle(sum(terms[1:], terms[0]) / total, factor))
-    return torch.cat(fine, dim=1)
+def convex_upsample_by_neighbour(flow: Tensor, logits: Sequence[Tensor], factor: int) -> Tensor:
+    """The same for inference, the logits of the nine neighbours apart: (B, factor^2, H, W) each.
+
+    Torch trains slower so, runtimes infer faster.
+    """
+    weights = [torch.exp(x.clamp(-MAX_LOGIT, MAX_LOGIT)) for x in logits]
+    terms = [w[:, None] * v[:, :, None] for w, v in zip(weights, _neighbours(flow, factor), strict=True)]
+    fine = sum(terms[1:], terms[0]) / sum(weights[1:], weights[0])[:, None]  # (B, 2, factor^2, H, W)
+    return F.pixel_shuffle(fine.flatten(1, 2), factor)
+
+
+def _neighbours(flow: Tensor, factor: int) -> list[Tensor]:
+    """The nine vectors around each position, row by row, times the factor: (B, 2, H, W) each."""
+    h, w = flow.shape[-2:]
+    padded = F.pad(factor * flow, [1] * 4, mode="replicate")
+    return [padded[:, :, i : i + h, j : j + w] for i in range(3) for j in range(3)]
 
 
 def resize_area(images: Tensor, side: int) -> Tensor:

@@ -24,6 +24,7 @@ MAX_TEMPERATURE = 100.0  # of cosines
 BLOCK = 8  # positions that a matrix product of the correlation takes together
 FAR = (2, 4, 8, 1)  # dilations: 15 positions to each side
 READ = 10  # channels of the projection that the surroundings see, at most
+EPS = 1e-5  # under the square root of a deviation
 MATCHED = 6  # channels that say where a match stands: flow, displacement, peak, inside
 COARSEST = 4  # index of the level of stride 32, where matching starts: radius 4 reaches 128 px there
 
@@ -48,9 +49,10 @@ class Estimator(nn.Module):
         for a, b, d in zip(dims[:-1], dims[1:], dilations, strict=True):
             layers += [nn.Conv2d(a, b, 3, padding=d, dilation=d), LayerNorm2d(b), nn.LeakyReLU(0.1)]
         self.body = nn.Sequential(*layers)
-        self.head = nn.Conv2d(hidden_dim, 2, 3, padding=1)
-        nn.init.zeros_(self.head.weight)  # training starts from pure matching
-        nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
+        head = nn.Conv2d(hidden_dim, 2, 3, padding=1)
+        nn.init.zeros_(head.weight)  # training starts from pure matching
+        nn.init.zeros_(head.bias)  # type: ignore[arg-type]
+        self.head: nn.Module = head
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         hidden = self.body(x)
@@ -100,25 +102,41 @@ def standardise(one: Tensor, two: Tensor) -> tuple[Tensor, Tensor]:
     mean = (one.mean((2, 3), keepdim=True) + two.mean((2, 3), keepdim=True)) / 2
     one, two = one - mean, two - mean
     variance = (one.square().mean((2, 3), keepdim=True) + two.square().mean((2, 3), keepdim=True)) / 2
-    scale = torch.rsqrt(variance + 1e-5)
+    scale = torch.rsqrt(variance + EPS)
     return one * scale, two * scale
 
 
+class Matched(nn.Module):
+    """What is matched of two projected maps: their first channels, standardised, at length 1."""
+
+    def __init__(self, match_dim: int) -> None:
+        super().__init__()
+        self.match_dim = match_dim
+
+    def forward(self, map1: Tensor, map2: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, `context_dim`, H, W) each -> (B, match_dim, H, W) each."""
+        one, two = standardise(map1[:, : self.match_dim], map2[:, : self.match_dim])
+        return ops.normalise(one), ops.normalise(two)
+
+
 class LevelMatcher(nn.Module):
-    """Matching at one level: normalised features, correlation, expected displacement; in float32."""
+    """Matching at one level: normalised features, correlation, expected displacement; in float32.
+
+    A level of a pyramid goes through `project`, of which `matched` takes one part and estimators `read` all.
+    """
 
     def __init__(self, dim: int, config: FlowConfig, radius: int, stride: int) -> None:
         super().__init__()
-        self.match_dim = config.match_dim
         self.radius = radius
         self.block = min(BLOCK, 64 // stride)  # H and W of the frames are multiples of 64
-        self.project = nn.Conv2d(dim, context_dim(config, radius), 1)
+        self.project: nn.Module = nn.Conv2d(dim, context_dim(config, radius), 1)
+        self.matched: nn.Module = Matched(config.match_dim)
+        self.read: nn.Module = nn.Identity()
         self.log_temperature = nn.Parameter(torch.tensor(math.log(config.temperature)))
 
     def forward(self, map1: Tensor, map2: Tensor, flow: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Projected features -> corr (B, (2r+1)^2, H, W), displacement (B, 2, H, W) px, peak (B, 1, H, W)."""
-        matched = standardise(map1[:, : self.match_dim], map2[:, : self.match_dim])
-        source, target = (ops.normalise(f) for f in matched)
+        source, target = self.matched(map1, map2)
         # detached: gradients reach the coarser flow by the sum alone, else they explode along the warps
         with torch.autocast(map1.device.type, enabled=False):  # bfloat16 is 0.015 px off at best
             corr = ops.local_correlation(source, ops.warp(target, flow.detach()), self.radius, self.block)
@@ -126,6 +144,23 @@ class LevelMatcher(nn.Module):
                 corr, self.log_temperature.exp().clamp(max=MAX_TEMPERATURE), self.radius
             )
         return corr, displacement, peak
+
+
+class Squeeze(nn.Conv2d):
+    """1x1 convolution of all that the finest level knows."""
+
+    def forward(self, *parts: Tensor) -> Tensor:  # type: ignore[override]
+        """Correlation, what is read of frame 1, how the match stands, hidden state: (B, ., H, W) each."""
+        return super().forward(torch.cat(parts, dim=1))
+
+
+class Upsampling(nn.Conv2d):
+    """1x1 convolution of the hidden state to the logits of a convex upsampling, and that upsampling."""
+
+    def forward(self, flow: Tensor, hidden: Tensor) -> Tensor:  # type: ignore[override]
+        """(B, 2, H / 4, W / 4) px of this grid, (B, hidden_dim, H / 4, W / 4) -> (B, 2, H, W) px."""
+        mask = super().forward(hidden)
+        return ops.convex_upsample(flow, ops.at_least_float32(mask), FINEST_STRIDE)
 
 
 class FlowHead(nn.Module):
@@ -141,9 +176,9 @@ class FlowHead(nn.Module):
         self.coarse = Estimator(input_dim(config, config.radius), config.widths, config.hidden_dim, dilations)
         seen = MATCHED + min(READ, context_dim(config, config.radius))
         self.surroundings = Surroundings(config.hidden_dim + seen, config.hidden_dim)
-        self.squeeze = nn.Conv2d(input_dim(config, config.fine_radius), config.fine_widths[0], 1)
+        self.squeeze: nn.Module = Squeeze(input_dim(config, config.fine_radius), config.fine_widths[0], 1)
         self.fine = Estimator(config.fine_widths[0], config.fine_widths[1:], config.hidden_dim, (1, 2, 4))
-        self.mask = nn.Conv2d(config.hidden_dim, 9 * FINEST_STRIDE**2, 1)
+        self.mask: nn.Module = Upsampling(config.hidden_dim, 9 * FINEST_STRIDE**2, 1)
 
     def forward(self, feats1: list[Tensor], feats2: list[Tensor]) -> FlowOutput:
         """feats1, feats2: encoder pyramids, finest first. Every level clips the flow to config.max_flow."""
@@ -171,21 +206,25 @@ class FlowHead(nn.Module):
                 hidden = F.interpolate(ops.at_least_float32(hidden), scale_factor=2.0, mode="nearest")
             flow, hidden = self._refine(level, maps1[level - 1], maps2[level - 1], flow, hidden)
             levels.append(flow)
-        full = ops.convex_upsample(flow, ops.at_least_float32(self.mask(hidden)), FINEST_STRIDE)
-        return FlowOutput(full, levels)
+        return FlowOutput(self.mask(flow, hidden), levels)
 
     def _refine(
         self, level: int, map1: Tensor, map2: Tensor, flow: Tensor, hidden: Tensor
     ) -> tuple[Tensor, Tensor]:
-        corr, displacement, peak = self.matchers[level - 1](map1, map2, flow)
+        matcher = self.matchers[level - 1]
+        corr, displacement, peak = matcher(map1, map2, flow)
         limit = self.config.max_flow / 2 ** (level + 1)  # px of this level
         inside = ops.inside(flow)
         flow = (flow + displacement).clamp(-limit, limit)
-        x = torch.cat([corr, map1, flow / 8.0, displacement, peak, inside, hidden], dim=1)
-        hidden, residual = self.fine(self.squeeze(x)) if level == 1 else self.coarse(x)
+        read = matcher.read(map1)  # type: ignore[operator]
+        match = torch.cat([flow / 8.0, displacement, peak, inside], dim=1)  # (B, MATCHED, H, W)
+        if level == 1:
+            hidden, residual = self.fine(self.squeeze(corr, read, match, hidden))
+        else:
+            hidden, residual = self.coarse(torch.cat([corr, read, match, hidden], dim=1))
         flow = flow + ops.at_least_float32(residual)
         if level > 1:
-            x = torch.cat([hidden, flow / 8.0, displacement, peak, inside, map1[:, -READ:]], dim=1)
+            x = torch.cat([hidden, flow / 8.0, displacement, peak, inside, read[:, -READ:]], dim=1)
             more, residual = self.surroundings(x)
             hidden, flow = hidden + more, flow + ops.at_least_float32(residual)
         return flow.clamp(-limit, limit), hidden

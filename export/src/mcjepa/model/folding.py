@@ -7,7 +7,8 @@ cost far more than their arithmetic. What is linear in it moves into the convolu
 - of one whose input was normalised, the mean over the input channels, and the norm's weight and bias go in;
 - the scale of a residual, and the standard deviation of images, go into the convolution before and after it.
 
-What is left is a division by the deviation.
+What is left is a division by the deviation (`Scaled`). So the pyramids of a folded model are not those of the
+model: `MCJEPA.read` makes up for what is missing. What the flow head makes of them is in `folded_flow.py`.
 """
 
 from __future__ import annotations
@@ -19,19 +20,36 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mcjepa.model.encoder import ConvNeXtBlock, LayerNorm2d
+from mcjepa.model.encoder import ConvNeXtBlock, Encoder, LayerNorm2d
 from mcjepa.model.flow import Estimator
+from mcjepa.model.folded_flow import FoldedDisplacement, fold_head
 from mcjepa.model.joint import MCJEPA, Normalisation
 
 
 @torch.no_grad()
 def folded(model: MCJEPA) -> MCJEPA:
-    """A copy for inference that gives what `model` gives, but for rounding."""
+    """A copy for inference whose flow and embeddings are those of `model`, but for rounding."""
     model = copy.deepcopy(model).eval()
     stem = cast(nn.Conv2d, model.encoder.down[0])
     stem.weight.div_(model.normalise.std)
+    model.read = Completed(model.encoder)
+    _fold_levels(model)
+    fold_head(model.flow_head)
     _fold_children(model)
     return model
+
+
+def _fold_levels(model: MCJEPA) -> None:
+    """The norm at the end of a level goes into what reads it: the next level and the flow head."""
+    encoder, matchers = model.encoder, model.flow_head.matchers
+    for level, norm in enumerate(encoder.norms):
+        if not isinstance(norm, LayerNorm2d):
+            continue
+        if level + 1 < len(encoder.down):
+            _absorb(cast(nn.Conv2d, encoder.down[level + 1]), norm)
+        if level - 1 < len(matchers):
+            _absorb(cast(nn.Conv2d, matchers[level - 1].project), norm)
+        encoder.norms[level] = Scaled(norm)
 
 
 def _fold_children(module: nn.Module) -> None:
@@ -42,19 +60,15 @@ def _fold_children(module: nn.Module) -> None:
             setattr(module, name, FoldedBlock(child))
         elif isinstance(child, Estimator):
             _fold_estimator(child)
-        elif isinstance(child, LayerNorm2d):
-            setattr(module, name, ChannelNorm(child))
         else:
             _fold_children(child)
 
 
-def inverse_deviation(x: Tensor, eps: float, mean: Tensor | None = None) -> Tensor:
-    """1 / sqrt(variance + eps) over the channels of (B, C, H, W), whose mean is 0 or given: (B, 1, H, W)."""
-    deviation = torch.linalg.vector_norm(x, dim=1, keepdim=True) * x.shape[1] ** -0.5
-    variance = deviation.square()
-    if mean is not None:
-        variance = (variance - mean.square()).clamp_min(0.0)
-    return torch.rsqrt(variance + eps)
+def _absorb(conv: nn.Conv2d, norm: LayerNorm2d) -> None:
+    """conv(LN(x)) = conv'(x / deviation), for a convolution without padding."""
+    _bias(conv).add_((conv.weight * norm.bias[:, None, None]).sum((1, 2, 3)))
+    weight = conv.weight * norm.weight[:, None, None]
+    conv.weight.copy_(weight - weight.mean(1, keepdim=True))
 
 
 class Centring(nn.Module):
@@ -70,18 +84,46 @@ class Centring(nn.Module):
         return images.float() - self.mean
 
 
-class ChannelNorm(nn.Module):
-    """LayerNorm2d with channels first."""
+class Scaled(nn.Module):
+    """(B, C, H, W) over sqrt(variance over the channels + eps). Where `centred`, the mean is known to be 0.
 
-    def __init__(self, norm: LayerNorm2d) -> None:
+    Sums over the channels, and the way back to them, are 1x1 convolutions: runtimes keep maps in blocks of
+    channels for convolutions, and any other sum would have them laid out anew, there and back.
+    """
+
+    share: Tensor
+    ones: Tensor
+
+    def __init__(self, norm: LayerNorm2d, centred: bool = False) -> None:
         super().__init__()
-        self.eps = norm.eps
-        self.weight = nn.Parameter(norm.weight[:, None, None])
-        self.bias = nn.Parameter(norm.bias[:, None, None])
+        self.eps, self.centred = norm.eps, centred
+        channels = len(norm.weight)
+        self.register_buffer("share", norm.weight.new_full((1, channels, 1, 1), 1.0 / channels))
+        self.register_buffer("ones", norm.weight.new_ones(channels, 1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        centred = x - x.mean(1, keepdim=True)
-        return centred * inverse_deviation(centred, self.eps) * self.weight + self.bias
+        variance = F.conv2d(x * x, self.share)
+        if not self.centred:
+            mean = F.conv2d(x, self.share)
+            variance = (variance - mean.square()).clamp_min(0.0)
+        return x * F.conv2d(torch.rsqrt(variance + self.eps), self.ones)
+
+
+class Completed(nn.Module):
+    """Folded pyramids -> those of the model, with mean, weight and bias of the norms that end the levels."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(copy.deepcopy(norm) for norm in encoder.norms)
+
+    def forward(self, feats: list[Tensor]) -> list[Tensor]:
+        return [self._complete(f, norm) for f, norm in zip(feats, self.norms, strict=True)]
+
+    @staticmethod
+    def _complete(x: Tensor, norm: nn.Module) -> Tensor:
+        if not isinstance(norm, LayerNorm2d):
+            return x
+        return (x - x.mean(1, keepdim=True)) * norm.weight[:, None, None] + norm.bias[:, None, None]
 
 
 class FoldedBlock(nn.Module):
@@ -90,18 +132,13 @@ class FoldedBlock(nn.Module):
     def __init__(self, block: ConvNeXtBlock) -> None:
         super().__init__()
         self.depthwise, self.expand, self.reduce = block.depthwise, block.expand, block.reduce
-        self.eps = block.norm.eps
-        weight = self.expand.weight.flatten(1)  # (2C, C)
-        _bias(self.expand).add_(weight @ block.norm.bias)
-        weight = weight * block.norm.weight
-        weight = weight - weight.mean(1, keepdim=True)
-        self.expand.weight.copy_(weight[:, :, None, None])
+        self.scaled = Scaled(block.norm)
+        _absorb(self.expand, block.norm)
         self.reduce.weight.mul_(block.scale[..., None])
         _bias(self.reduce).mul_(block.scale.flatten())
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.depthwise(x)
-        y = y * inverse_deviation(y, self.eps, y.mean(1, keepdim=True))
+        y = self.scaled(self.depthwise(x))
         return x + self.reduce(F.hardswish(self.expand(y)))
 
 
@@ -112,6 +149,7 @@ def _fold_estimator(estimator: Estimator) -> None:
     estimator.body = nn.Sequential(
         *(FoldedLayer(cast(nn.Conv2d, c), cast(LayerNorm2d, n), a) for c, n, a in layers)
     )
+    estimator.head = FoldedDisplacement(cast(nn.Conv2d, estimator.head))
 
 
 class FoldedLayer(nn.Module):
@@ -122,17 +160,17 @@ class FoldedLayer(nn.Module):
 
     def __init__(self, conv: nn.Conv2d, norm: LayerNorm2d, activation: nn.Module) -> None:
         super().__init__()
-        self.conv, self.activation, self.eps = conv, activation, norm.eps
+        self.conv, self.activation = conv, activation
         conv.weight.sub_(conv.weight.mean(0))
         _bias(conv).sub_(_bias(conv).mean())
         channels = len(norm.weight)
+        self.scaled = Scaled(norm, centred=True)
         self.affine = nn.Conv2d(channels, channels, 1, groups=channels, dtype=norm.weight.dtype)
         self.affine.weight.copy_(norm.weight[:, None, None, None])
         _bias(self.affine).copy_(norm.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv(x)
-        return self.activation(self.affine(y * inverse_deviation(y, self.eps)))
+        return self.activation(self.affine(self.scaled(self.conv(x))))
 
 
 def _bias(conv: nn.Conv2d) -> Tensor:

@@ -38,6 +38,7 @@ class MCJEPA(nn.Module):
         self.config = config
         self.normalise = Normalisation()
         self.encoder = Encoder(config.encoder)
+        self.read: nn.Module = nn.Identity()  # of a pyramid; model/folding.py has another
         self.flow_head = FlowHead(config.encoder, config.flow)
         widths, content = config.encoder.widths, config.content
         self.whitening = Whitening(pooled_dim(widths, content.levels), content.embedding_dim)
@@ -53,7 +54,7 @@ class MCJEPA(nn.Module):
 
     def embed(self, feats: list[Tensor]) -> Tensor:
         """Pyramid -> embedding (B, D), not normalised."""
-        return self.whitening(pool(feats, self.config.content.levels))
+        return self.whitening(pool(self.read(feats), self.config.content.levels))
 
     def expand(self, feats: list[Tensor]) -> Tensor:
         """Pyramid -> expanded statistics (B, E), where the content loss is taken."""

@@ -12,8 +12,9 @@ if TYPE_CHECKING:  # an optional requirement
     import openvino as ov
 
 CONVOLUTIONS = {"Convolution", "GroupConvolution"}
-BETWEEN = {"Add", "Multiply", "HSwish", "PRelu"}  # convolutions: bias, residual, activation
-DISPLACEMENTS = 3  # a convolution to so few channels gives pixels, and stays as it is
+BETWEEN = {"Add", "HSwish", "PRelu"}  # convolutions: bias, residual, activation
+DISPLACEMENTS = 3  # a convolution to so few channels gives pixels, or a sum over channels, and stays as it is
+TAPS = {"Pad"}  # what reads those of a convolution to pixels, which are then moved and added
 SAME_VALUES = {"Convert", "Reshape", "Squeeze", "Unsqueeze"}
 
 
@@ -48,12 +49,24 @@ def _choose(model: ov.Model) -> dict[str, ov.Node]:
         sources = [port.get_source_output() for port in node.inputs()]
         data = [source.get_node() for source in sources if not _constant(source.get_node())]
         if kind in CONVOLUTIONS:
-            channels = node.output(0).get_partial_shape()[1]
-            if len(data) == 1 and channels.is_static and channels.get_length() > DISPLACEMENTS:
+            if len(data) == 1 and _gives_features(node):
                 chosen[name] = node
         elif kind in BETWEEN and data and all(one.get_friendly_name() in chosen for one in data):
             chosen[name] = node
     return chosen
+
+
+def _gives_features(convolution: ov.Node) -> bool:
+    """Not pixels, nor sums over channels, nor what became of such a sum, spread from one channel to all."""
+    readers = {reader.get_node().get_type_name() for reader in convolution.output(0).get_target_inputs()}
+    enough = _channels(convolution.input(0)) > 1 and _channels(convolution.output(0)) > DISPLACEMENTS
+    return enough and not readers & TAPS
+
+
+def _channels(port: ov.Input | ov.Output) -> int:
+    """Of (B, C, H, W); 0 where they are not fixed."""
+    channels = port.get_partial_shape()[1]
+    return int(channels.get_length()) if channels.is_static else 0
 
 
 def _constant(node: ov.Node) -> bool:
