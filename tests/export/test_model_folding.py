@@ -42,7 +42,8 @@ def test_a_folded_model_gives_the_same_flow_and_features(model, images):
 def test_folding_leaves_the_model_as_it_was(model):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     small = folded(model)
-    assert not any(isinstance(module, LayerNorm2d) for module in small.encoder.modules())
+    for part in (small.encoder, small.flow_head):
+        assert not any(isinstance(module, LayerNorm2d) for module in part.modules())
     assert any(isinstance(module, LayerNorm2d) for module in model.modules())
     for name, value in model.state_dict().items():
         torch.testing.assert_close(value, before[name], rtol=0, atol=0)

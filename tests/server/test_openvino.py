@@ -253,42 +253,50 @@ def network():
     return openvino.Model([flow], [x])
 
 
-def test_only_convolutions_to_features_and_what_is_between_them_are_lowered():
-    model = network()
-    lower_convolutions(model)
-    kinds = {"Convolution", "Add", "HSwish"}
-    types = [
+def types_of(model, kinds):
+    """Kind and element type of the model's operations of some kinds, in order."""
+    return [
         (op.get_type_name(), op.get_output_element_type(0).get_type_name())
         for op in model.get_ordered_ops()
         if op.get_type_name() in kinds
     ]
-    assert types == [
+
+
+def test_only_convolutions_to_features_and_what_is_between_them_are_lowered():
+    model = network()
+    lower_convolutions(model)
+    assert types_of(model, {"Convolution", "Add", "HSwish"}) == [
         ("Convolution", "bf16"), ("Add", "bf16"), ("HSwish", "bf16"), ("Convolution", "f32"), ("Add", "f32"),
     ]  # fmt: skip
 
 
+def conv1x1(x, weight):
+    weight = openvino.opset13.constant(weight[:, :, None, None].astype(np.float32))
+    return openvino.opset13.convolution(x, weight, [1, 1], [0, 0], [0, 0], [1, 1])
+
+
 def test_a_norm_by_convolutions_keeps_its_precision():
     ops = openvino.opset13
-
-    def conv(x, weight):
-        return ops.convolution(x, ops.constant(weight.astype(np.float32)), [1, 1], [0, 0], [0, 0], [1, 1])
-
     x = ops.parameter([-1, 3, -1, -1], np.float32, name="x")
-    hidden = conv(x, np.ones((8, 3, 1, 1)))
-    variance = conv(ops.multiply(hidden, hidden), np.full((1, 8, 1, 1), 1 / 8))
-    deviation = conv(ops.sqrt(variance), np.ones((8, 1, 1, 1)))
+    hidden = conv1x1(x, np.ones((8, 3)))
+    variance = conv1x1(ops.multiply(hidden, hidden), np.full((1, 8), 1 / 8))
+    deviation = conv1x1(ops.sqrt(variance), np.ones((8, 1)))
     model = openvino.Model([ops.divide(hidden, deviation)], [x])
     lower_convolutions(model)
-    types = {
-        (op.get_type_name(), op.get_output_element_type(0).get_type_name())
-        for op in model.get_ordered_ops()
-        if op.get_type_name() not in {"Constant", "Convert"}
-    }
-    assert ("Convolution", "bf16") in types  # to features
-    assert types - {("Convolution", "bf16")} == {
-        ("Parameter", "f32"), ("Convolution", "f32"), ("Multiply", "f32"), ("Sqrt", "f32"), ("Divide", "f32"),
-        ("Result", "f32"),
-    }  # fmt: skip
+    assert types_of(model, {"Convolution", "Multiply", "Sqrt", "Divide"}) == [
+        ("Convolution", "bf16"), ("Multiply", "f32"), ("Convolution", "f32"), ("Sqrt", "f32"),
+        ("Convolution", "f32"), ("Divide", "f32"),
+    ]  # fmt: skip
+
+
+def test_taps_of_displacements_keep_their_precision():
+    ops = openvino.opset13
+    x = ops.parameter([-1, 8, -1, -1], np.float32, name="x")
+    border = ops.constant(np.array([0, 0, 1, 1]))
+    taps = ops.pad(conv1x1(x, np.ones((18, 8))), border, border, "constant")
+    model = openvino.Model([taps], [x])
+    lower_convolutions(model)
+    assert types_of(model, {"Convolution"}) == [("Convolution", "f32")]
 
 
 @needs_bfloat16

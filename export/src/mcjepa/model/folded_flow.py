@@ -90,6 +90,7 @@ class FoldedSqueeze(nn.Module):
         self.register_buffer("bias", cast(Tensor, squeeze.bias) + read @ cast(Tensor, project.bias))
 
     def forward(self, corr: Tensor, level: Tensor, match: Tensor, hidden: Tensor) -> Tensor:
+        """(B, (2r+1)^2, H, W), (B, C, H, W), (B, MATCHED, H, W), (B, hidden, H, W) -> (B, O, H, W)."""
         match = torch.cat([corr, match, match[:, : self.padding]], dim=1)
         return (
             F.conv2d(match, self.of_match, self.bias)
@@ -106,6 +107,7 @@ class FoldedUpsampling(nn.Module):
         self.mask = mask
 
     def forward(self, flow: Tensor, hidden: Tensor) -> Tensor:
+        """(B, 2, H / 4, W / 4) px of this grid, (B, hidden_dim, H / 4, W / 4) -> (B, 2, H, W) px."""
         weight, bias, n = self.mask.weight, cast(Tensor, self.mask.bias), FINEST_STRIDE**2
         logits = [F.conv2d(hidden, weight[k : k + n], bias[k : k + n]) for k in range(0, 9 * n, n)]
         return ops.convex_upsample_by_neighbour(flow, logits, FINEST_STRIDE)
@@ -126,6 +128,7 @@ class FoldedDisplacement(nn.Module):
         self.register_buffer("bias", cast(Tensor, conv.bias)[:, None, None].clone())
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, 2, H, W) px."""
         h, w = x.shape[2:]
         taps = F.pad(F.conv2d(x, self.weight), [1] * 4)
         moved = [taps[:, 2 * k : 2 * k + 2, k // 3 : k // 3 + h, k % 3 : k % 3 + w] for k in range(9)]
