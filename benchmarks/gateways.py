@@ -26,6 +26,7 @@ from mcjepa_server.images import PixelBudget, decode_image
 from mcjepa_server.memory import GATEWAY_BYTES, keep_freed_memory
 
 TIMEOUT = 300.0  # s, of one request or of a start
+REST = 7.0  # s without a request
 HERE = Path(__file__).parent
 PLAIN = {"Accept-Encoding": "identity"}  # LitServe would compress
 PEERS = HERE.parent / ".venv-bench/bin/python"  # of the environment that `make bench` makes for them
@@ -60,7 +61,10 @@ def measure(
         for count in clients:
             for name, server in servers.items():
                 report[name][f"{count} clients"] = load(server, files, count, max(each, 2 * count))
-                report[name]["memory_mb"] = round(memory(server.process.pid) / 2**20)  # at once, not at rest
+                report[name]["memory_mb"] = megabytes(server)  # at once
+        time.sleep(REST)
+        for name, server in servers.items():
+            report[name]["memory_at_rest_mb"] = megabytes(server)
     return report
 
 
@@ -104,6 +108,7 @@ def bars(servers: Mapping[str, Any], alone: Mapping[str, Mapping[str, float]]) -
         "the same, cpu": one["cpu_ms_per_request"] / whole["cpu"],
         "throughput of 8 clients / the engine's own": many["per_s"] * engine["p50"] / 1000,
         "memory / the leanest peer's": gateway["memory_mb"] / min(peer["memory_mb"] for peer in peers),
+        "the same, at rest": gateway["memory_at_rest_mb"] / min(peer["memory_at_rest_mb"] for peer in peers),
     }
     for key in counts:
         best = max(peer[key]["per_s"] for peer in peers)
@@ -214,10 +219,10 @@ def cpu_seconds(pid: int) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def memory(pid: int) -> int:
-    """Bytes of the process and its children, shared pages divided among those who share them."""
+def megabytes(server: Running) -> int:
+    """Of the process and its children, shared pages divided among those who share them."""
     total = 0
-    for member in family(pid):
+    for member in family(server.process.pid):
         lines = Path(f"/proc/{member}/smaps_rollup").read_text().splitlines()
-        total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024
-    return total
+        total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return round(total / 1024)

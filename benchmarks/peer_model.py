@@ -20,7 +20,9 @@ class PeerModel:
         # As in the gateway, so that only the serving differs.
         options.enable_mem_pattern = False
         options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.intra_op.spin_duration_us", "20")
+        options.add_session_config_entry("session.intra_op.spin_backoff_max", "16")
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         path = repository / "mcjepa_flow" / "1" / "model.onnx"
         self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self._turn = Lock()

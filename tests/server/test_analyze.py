@@ -58,20 +58,30 @@ def test_both_directions_and_occlusion(client, post, frames):
 
 
 @pytest.mark.parametrize(
-    ("clip_frames", "max_clip_pixels", "lengths"),
-    [(3, 2**22, [3, 3]), (4, 2**22, [4, 2]), (32, 3 * 64 * 128, [3, 3]), (32, 8192, [2, 2, 2, 2])],
+    ("direction", "clip_frames", "max_clip_pixels", "lengths"),
+    [
+        ("forward", 3, 2**22, [3, 3]),
+        ("forward", 4, 2**22, [4, 2]),
+        ("both", 2, 2**22, [2, 2, 2, 2]),
+        ("both", 3, 2**22, [2, 2, 2, 2]),  # half as many frames, for as many flows
+        ("both", 6, 2**22, [3, 3]),
+        ("both", 32, 3 * 64 * 128, [3, 3]),
+        ("both", 32, 8192, [2, 2, 2, 2]),
+    ],
 )
 def test_long_clips_are_split_without_a_trace(
-    serve, post, frames, clip_frames, max_clip_pixels, lengths, monkeypatch
+    serve, post, frames, direction, clip_frames, max_clip_pixels, lengths, monkeypatch
 ):
     whole, split = FakeEngine(), FakeEngine()
     monkeypatch.setattr(split, "clip_frames", clip_frames)
-    reply = post(serve(whole), frames, "?direction=both")
-    parts = post(serve(split, max_clip_pixels=max_clip_pixels), frames, "?direction=both")
+    query = f"?direction={direction}"
+    reply = post(serve(whole), frames, query)
+    parts = post(serve(split, max_clip_pixels=max_clip_pixels), frames, query)
     assert [shape[1] for shape in whole.calls[-1:]] == [5]
     assert [shape[1] for shape in split.calls[-len(lengths) :]] == lengths
     one, other = (np.load(io.BytesIO(body.content)) for body in (reply, parts))
-    for name in ("flows", "flows_backward", "embeddings"):
+    assert ("flows_backward" in one) == (direction == "both")
+    for name in one:
         np.testing.assert_array_equal(one[name], other[name])
 
 

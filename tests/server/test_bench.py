@@ -33,12 +33,14 @@ def test_engines_and_their_peers(bench, repository):
 
 
 @pytest.mark.slow
-def test_gateways(bench, repository):
+def test_gateways(bench, repository, monkeypatch):
     gateways = bench("gateways")
+    monkeypatch.setattr(gateways, "REST", 0.0)
     pair = np.random.default_rng(0).integers(0, 256, (2, 64, 128, 3), np.uint8)
     report = gateways.measure(repository, pair, threads=1, clients=[1, 2], each=2)
     for server in ("gateway", "bare FastAPI"):
         assert report[server]["memory_mb"] > 10
+        assert report[server]["memory_at_rest_mb"] > 10
         assert report[server]["2 clients"]["runs"] == 4
     alone = gateways.direct(repository, pair, threads=1, rounds=1)
     assert alone["decode + engine + encode"]["runs"] == alone["engine"]["runs"] == 1
@@ -48,7 +50,7 @@ def test_gateways(bench, repository):
 def test_bars_compare_with_the_best_peer(bench):
     def server(p50, per_s, memory_mb):
         row = {"p50": p50, "per_s": per_s, "cpu_ms_per_request": p50}
-        return {"1 clients": row, "8 clients": row, "memory_mb": memory_mb, "ready_s": 1.0}
+        return {"1 clients": row, "8 clients": row, "memory_mb": memory_mb, "memory_at_rest_mb": 150}
 
     servers = {"gateway": server(110, 9.0, 200), "a": server(100, 10.0, 400), "b": server(200, 5.0, 100)}
     alone = {"engine": {"p50": 80, "cpu": 80}, "decode + engine + encode": {"p50": 100, "cpu": 100}}
@@ -57,6 +59,7 @@ def test_bars_compare_with_the_best_peer(bench):
         "the same, cpu": 1.1,
         "throughput of 8 clients / the engine's own": 0.72,
         "memory / the leanest peer's": 2.0,
+        "the same, at rest": 1.0,
         "throughput of 1 clients / the best peer's": 0.9,
         "throughput of 8 clients / the best peer's": 0.9,
     }

@@ -4,12 +4,15 @@ import asyncio
 import os
 import signal
 import time
+from functools import partial
 
 import numpy as np
 import pytest
 from mcjepa_server import Settings, confined, create_app, decoders
+from mcjepa_server.clips import decode_clip
 from mcjepa_server.engines.fake import FakeEngine
 from mcjepa_server.errors import DeadlineExceeded, ImageTooLarge, UndecodableImage
+from mcjepa_server.geometry import Padding, plan_geometry
 from mcjepa_server.images import PixelBudget, decode_image
 from prometheus_client import Counter
 from starlette.testclient import TestClient
@@ -60,6 +63,29 @@ def test_images_are_those_that_a_thread_decodes(encode, picture):
 
     for found, data in zip(work(job)[0], files, strict=True):
         np.testing.assert_array_equal(found, decode_image(data, "x", PixelBudget(10**6, 10**6)))
+
+
+def test_the_two_frames_of_a_pair_are_decoded_at_once(encode, picture):
+    class Waits:
+        """Lets nobody go before two have come."""
+
+        def __init__(self):
+            self._both = asyncio.Barrier(2)
+
+        async def run(self, function, *args, param):
+            async with asyncio.timeout(20):
+                await self._both.wait()
+            return function(*args)
+
+    async def scenario():
+        first, second = picture(), picture()[::-1]
+        files = [("frame1", encode(first)), ("frame2", encode(second))]
+        plan = partial(plan_geometry, padding=Padding(64), max_side=1024, max_pixels=10**6)
+        frames, geometry = await decode_clip(files, PixelBudget(10**6, 10**6), plan, Waits())
+        np.testing.assert_array_equal(frames, [first, second])
+        return geometry.padded_width, geometry.padded_height
+
+    assert asyncio.run(scenario()) == (128, 64)
 
 
 def test_a_process_killed_from_outside_costs_nothing():

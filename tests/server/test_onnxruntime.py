@@ -1,6 +1,8 @@
 """The ONNX Runtime engine on a tiny repository that computes what the fake engine computes."""
 
 import asyncio
+import os
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -13,8 +15,8 @@ from onnx import TensorProto
 from starlette.testclient import TestClient
 
 
-def load(repository):
-    return OnnxRuntimeEngine.load(repository, intra_op_threads=1, workers=1)
+def load(repository, threads=1, workers=1):
+    return OnnxRuntimeEngine.load(repository, intra_op_threads=threads, workers=workers)
 
 
 @pytest.fixture
@@ -142,3 +144,94 @@ def test_a_cancelled_call_does_not_block_the_next(engine):
         return task.cancelled(), (await engine.infer_flow(frames, False)).flow.shape
 
     assert asyncio.run(scenario()) == (True, (1, 1, 2, 64, 64))
+
+
+class Spy:
+    """A session that notes how many threads it has when it is run."""
+
+    def __init__(self, session, used):
+        self._session, self._used = session, used
+
+    def run(self, *arguments):
+        self._used.append(self._session.get_session_options().intra_op_num_threads)
+        return self._session.run(*arguments)
+
+
+def spy(engine):
+    used = []
+    engine._alone = {name: Spy(session, used) for name, session in engine._alone.items()}
+    engine._beside = {name: Spy(session, used) for name, session in engine._beside.items()}
+    return used
+
+
+def test_a_call_has_all_threads_where_it_is_alone_and_its_share_beside_others(repository):
+    engine = load(repository, threads=5, workers=2)
+    used = spy(engine)
+    frames = np.random.default_rng(0).integers(0, 256, (1, 3, 64, 64, 3), np.uint8)
+
+    async def scenario():
+        alone = await engine.infer_flow(frames, True)
+        both = await asyncio.gather(engine.infer_flow(frames, True), engine.infer_flow(frames, True))
+        again = await engine.infer_flow(frames, True)
+        await engine.close()
+        return alone, *both, again
+
+    first, *others = asyncio.run(scenario())
+    assert sorted(used) == [2, 5, 5, 5]
+    assert used[0] == used[3] == 5
+    for other in others:
+        np.testing.assert_array_equal(other.flow_backward, first.flow_backward)
+
+
+def test_a_call_that_fails_or_is_cancelled_is_no_longer_beside(repository):
+    engine = load(repository, threads=2, workers=2)
+    used = spy(engine)
+    frames = np.zeros((1, 2, 64, 64, 3), np.uint8)
+
+    async def scenario():
+        with pytest.raises(EngineError):
+            await engine.infer_embed(np.zeros((1, 7, 7, 3), np.uint8))
+        task = asyncio.create_task(engine.infer_flow(frames, False))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        del used[:]
+        await engine.infer_flow(frames, False)
+        await engine.close()
+
+    asyncio.run(scenario())
+    assert used == [2]
+
+
+@pytest.mark.parametrize(("threads", "workers"), [(1, 1), (2, 1), (1, 2)])
+def test_models_are_loaded_once_where_there_is_nothing_to_share(repository, threads, workers):
+    engine = load(repository, threads, workers)
+    assert engine._alone is engine._beside
+    asyncio.run(engine.close())
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="reads /proc of Linux")
+def test_memory_that_a_call_took_is_given_back_once_it_is_idle(engine):
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    used = spy(engine)
+    frames = np.zeros((1, 8, 512, 512, 3), np.uint8)  # 25 MB as float32, and 15 MB of flow
+
+    async def scenario():
+        await engine.infer_flow(frames, False)
+        busy = asyncio.create_task(engine.infer_flow(frames, False))
+        await asyncio.sleep(0)
+        del used[:]
+        await engine.give_back()  # not now
+        await busy
+        assert len(used) <= 1
+        before = resident()
+        await engine.give_back()
+        after, runs = resident(), len(used)
+        await engine.give_back()  # there is nothing left
+        return before - after, len(used) - runs
+
+    freed, runs = asyncio.run(scenario())
+    assert freed > 20e6
+    assert runs == 0

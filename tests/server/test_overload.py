@@ -8,13 +8,13 @@ import pytest
 from mcjepa_server import Settings, create_app
 from mcjepa_server.admission import Admission, Work
 from mcjepa_server.engines.fake import FakeEngine
-from mcjepa_server.errors import RateLimited
+from mcjepa_server.errors import EngineError, RateLimited
 
 
 @asynccontextmanager
 async def running(engine, **settings):
-    """The app with its lifespan, an async client, and its service."""
-    app = create_app(Settings(**settings), engine)
+    """The app with its lifespan, an async client, and its service; one inference at once."""
+    app = create_app(Settings(**{"max_concurrency": 1, **settings}), engine)
     transport = httpx2.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),
@@ -32,7 +32,7 @@ async def until(condition):
 def test_a_full_queue_answers_429_and_recovers(pair, check_problem):
     async def scenario():
         engine = FakeEngine()
-        async with running(engine, max_concurrency=1, max_queue=1) as (client, service):
+        async with running(engine, max_queue=1) as (client, service):
             engine.fault = "hang"
             calls = len(engine.calls)
             held = [asyncio.create_task(client.post("/v1/flow", files=pair)) for _ in range(2)]
@@ -212,6 +212,39 @@ def test_an_idle_engine_that_hangs_is_found(pair):
             return (await client.get("/readyz")).json()["detail"]
 
     assert "canary inference took over" in asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"intra_op_threads": 1}, 1),
+        ({"intra_op_threads": 8}, 2),
+        ({"intra_op_threads": 8, "max_concurrency": 4}, 4),
+        ({"intra_op_threads": 8, "engine": "openvino"}, 1),
+        ({"intra_op_threads": 8, "precision": "bfloat16"}, 1),
+        ({"intra_op_threads": 8, "engine": "triton"}, 32),
+        ({"intra_op_threads": 8, "triton_urls": ("a:1",)}, 32),
+    ],
+)
+def test_so_many_inferences_run_at_once_as_the_engine_gains_from(settings, expected):
+    assert Settings(**settings).max_concurrency == expected
+
+
+def test_memory_is_given_back_between_requests_also_by_an_engine_that_fails_to(pair):
+    class Keeps(FakeEngine):
+        asked = 0
+
+        async def give_back(self):
+            self.asked += 1
+            raise EngineError("kept")
+
+    async def scenario():
+        engine = Keeps()
+        async with running(engine, readiness_interval_s=0.01) as (client, _):
+            await until(lambda: engine.asked >= 3)
+            return (await client.post("/v1/flow", files=pair)).status_code
+
+    assert asyncio.run(scenario()) == 200
 
 
 def test_engine_calls_never_exceed_max_concurrency(pair):

@@ -369,7 +369,6 @@ def test_settings_of_triton(monkeypatch):
     assert settings.shape_buckets == ((1024, 448), (640, 384))
     assert settings.uses_triton
     assert settings.max_concurrency == 32
-    assert Settings(triton_urls=()).max_concurrency == 1
     assert not Settings(engine="onnxruntime").uses_triton
     with pytest.raises(ValueError, match="'1024' is not WIDTHxHEIGHT"):
         Settings(shape_buckets="1024")

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import aclosing
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from functools import partial
 
+from mcjepa_server.ahead import in_order
+from mcjepa_server.decoders import FILES_AT_ONCE, Decoders
 from mcjepa_server.engine import Uint8Array
 from mcjepa_server.errors import InvalidInput
-from mcjepa_server.geometry import Geometry, Plan, resize_square, scale_frame
-from mcjepa_server.images import PixelBudget, decode_image
-
-if TYPE_CHECKING:  # its processes import this module for the functions below
-    from mcjepa_server.decoders import Decoders
+from mcjepa_server.frames import decode_frame
+from mcjepa_server.geometry import Geometry, Plan
+from mcjepa_server.images import PixelBudget
 
 
 async def decode_clip(
@@ -23,32 +24,24 @@ async def decode_clip(
     Each frame is scaled where it is decoded, so a request that waits holds no full-size image, and has a
     call of its own, so a deadline can end it in between. Raises InvalidInput if the sizes differ.
     """
+    calls = [
+        partial(decoders.run, decode_frame, data, name, replace(budget, before=index), plan, param=name)
+        for index, (name, data) in enumerate(files)
+    ]
     frames: list[Uint8Array] = []
-    known: Geometry | Plan = plan
-    for name, data in files:
-        frame, geometry = await decoders.run(decode_frame, data, name, files[0][0], budget, known, param=name)
-        known = geometry
-        budget = replace(budget, used=budget.used + geometry.width * geometry.height)
-        frames.append(frame)
-    return frames, geometry
+    async with aclosing(in_order(calls, FILES_AT_ONCE)) as results:
+        async for frame, geometry in results:
+            if not frames:
+                first = geometry
+            _check_size(geometry, first, files[len(frames)][0], files[0][0])
+            frames.append(frame)
+    return frames, first
 
 
-def decode_frame(
-    data: bytes, name: str, first: str, budget: PixelBudget, known: Geometry | Plan
-) -> tuple[Uint8Array, Geometry]:
-    """One file to a scaled frame. Blocking; leaves the budget of the caller alone."""
-    image = decode_image(data, name, replace(budget))
-    height, width = image.shape[:2]
-    geometry = known if isinstance(known, Geometry) else known(width, height)
-    if (width, height) != (geometry.width, geometry.height):
+def _check_size(found: Geometry, expected: Geometry, name: str, first: str) -> None:
+    if (found.width, found.height) != (expected.width, expected.height):
         raise InvalidInput(
-            f"{first} is {geometry.width}x{geometry.height} and {name} is {width}x{height}; "
+            f"{first} is {expected.width}x{expected.height} and {name} is {found.width}x{found.height}; "
             "all frames must have the same size",
             param=name,
         )
-    return scale_frame(image, geometry), geometry
-
-
-def decode_square(data: bytes, name: str, max_pixels: int, side: int) -> Uint8Array:
-    """One file to the square (side, side, 3) that the embedding model takes. Blocking."""
-    return resize_square(decode_image(data, name, PixelBudget(max_pixels, max_pixels)), side)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -13,8 +14,12 @@ EngineName = Literal["auto", "onnxruntime", "openvino", "triton"]
 
 
 def _concurrency(data: dict[str, Any]) -> int:
-    """Triton batches what it gets at once; an engine in this process only gets slower."""
-    return 32 if data.get("engine") == "triton" or _auto_triton(data) else 1
+    """Triton batches what it gets at once. In ONNX Runtime two inferences with half the threads each do more
+    than one after the other; OpenVINO would halve the threads of one that is alone, too."""
+    if data.get("engine") == "triton" or _auto_triton(data):
+        return 32
+    openvino = data.get("engine") == "openvino" or data.get("precision") == "bfloat16"
+    return 1 if openvino else min(2, data.get("intra_op_threads") or os.cpu_count() or 1)
 
 
 def _auto_triton(data: dict[str, Any]) -> bool:
@@ -49,7 +54,9 @@ class Settings(BaseSettings):
     )
     model_repository: Path | None = Field(default=None, description="Folder of the exported models.")
     intra_op_threads: int = Field(
-        default=0, ge=0, description="Threads of one inference; 0 means one per core."
+        default=0,
+        ge=0,
+        description="Threads of an inference that is alone, shared with those beside it; 0 is one per core.",
     )
 
     production: bool = Field(default=False, description="Refuse to start without API keys; log as JSON.")
@@ -75,7 +82,7 @@ class Settings(BaseSettings):
         default_factory=_concurrency,
         ge=1,
         le=256,
-        description="Inferences that run at once; default 1, with Triton 32.",
+        description="Inferences that run at once; default 2, with OpenVINO or one thread 1, with Triton 32.",
     )
     max_queue: int = Field(
         default=32, ge=0, description="Requests that may wait for their turn; more get 429."

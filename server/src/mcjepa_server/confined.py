@@ -27,7 +27,7 @@ def confine() -> None:
     import resource
     import signal
 
-    import mcjepa_server.clips  # noqa: F401  the libraries, before the first file needs them
+    import mcjepa_server.frames  # noqa: F401  the libraries, before the first file needs them
     from mcjepa_server.memory import keep_freed_memory
 
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stderr__.fileno() if sys.__stderr__ else 2)

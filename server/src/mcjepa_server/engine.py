@@ -15,9 +15,9 @@ Uint8Array = NDArray[np.uint8]
 FloatArray = NDArray[np.float32]
 
 
-#: The flows of a call are one batch on a processor: from more than four frames it falls out of the caches, of
-#: fewer each frame is encoded too often (measured with benchmarks/engines.py).
-CLIP_FRAMES = 4
+#: The flows of a call are one batch on a processor: from more than two it falls out of the caches, and takes
+#: memory; of one, each frame is encoded too often (measured with benchmarks/engines.py).
+CLIP_FRAMES = 3
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,10 @@ class Engine(Protocol):
 
     @property
     def clip_frames(self) -> int:
-        """Frames of a clip that one call is given at most, 2 or more: what the engine is fastest with."""
+        """Frames of a clip that one call is given at most, 2 or more: what the engine is fastest with.
+
+        Half of them where both directions are asked for.
+        """
         ...
 
     async def infer_flow(self, frames: Uint8Array, backward: bool) -> FlowOutput:
@@ -64,6 +67,10 @@ class Engine(Protocol):
 
     async def ready(self) -> bool:
         """Whether inference can be tried at all; says nothing about its quality (the canary does)."""
+        ...
+
+    async def give_back(self) -> None:
+        """Memory that no call uses at the moment goes back to the system."""
         ...
 
     async def close(self) -> None: ...

@@ -39,15 +39,15 @@ _ORIENTATIONS = {
 }
 
 
-@dataclass
+@dataclass(frozen=True)
 class PixelBudget:
-    """What is left of the pixels that one request may decode."""
+    """The pixels that one request may decode, for an image that comes after others of its size."""
 
     max_image: int
     max_request: int
-    used: int = 0
+    before: int = 0  # images
 
-    def take(self, width: int, height: int, param: str) -> None:
+    def check(self, width: int, height: int, param: str) -> None:
         """Raises ImageTooLarge if an image of this size is over either limit."""
         pixels = width * height
         if pixels > self.max_image:
@@ -56,10 +56,10 @@ class PixelBudget:
                 f"the limit is {self.max_image} (max_image_pixels)",
                 param=param,
             )
-        self.used += pixels
-        if self.used > self.max_request:
+        used = pixels * (self.before + 1)
+        if used > self.max_request:
             raise ImageTooLarge(
-                f"the images of this request have {self.used} pixels up to {param}; "
+                f"the images of this request have {used} pixels up to {param}; "
                 f"the limit is {self.max_request} (max_request_pixels)",
                 param=param,
             )
@@ -75,7 +75,7 @@ def decode_image(data: bytes, param: str, budget: PixelBudget) -> Uint8Array:
         raise UndecodableImage(f"{param} is empty", param=param)
     try:
         with _open(data, param, budget) as header:
-            budget.take(header.width, header.height, param)
+            budget.check(header.width, header.height, param)
             _check_min_side(header, param)
             header.verify()  # the checksums of a PNG, which decoding skips; leaves the image unusable
         with _open(data, param, budget) as image:

@@ -104,9 +104,11 @@ class Pipeline:
         """In pieces, one after the other in the same slot.
 
         Two clips in turn would end at the same time, and leave the engine idle until the next two have come.
+        With both directions a piece has as many flows in half the frames.
         """
         parts = []
-        for piece in split_clip(clip.shape[1], self._engine.clip_frames):
+        longest = self._engine.clip_frames
+        for piece in split_clip(clip.shape[1], max(2, (longest + 1) // 2) if backward else longest):
             frames = clip[:, piece]
             output = await self._engine.infer_flow(frames, backward)
             check_flow(output, frames.shape, self._engine.contract.embedding_size, backward)

@@ -185,9 +185,17 @@ class Service:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(self.settings.readiness_interval_s)
-            await run_sync(give_back)
+            await self._give_back()
             if not self._draining and (self._failing is not None or self._is_stale()):
                 await self.check()
+
+    async def _give_back(self) -> None:
+        """What the engine gives back first: it goes into the heap."""
+        if self._engine is not None:
+            with suppress(EngineError, TimeoutError):  # the next request or canary will tell
+                async with time_limit(self.settings.request_timeout_s):
+                    await self._engine.give_back()
+        await run_sync(give_back)
 
     def _is_stale(self) -> bool:
         """Whether nothing has shown for a while that the engine works."""

@@ -63,6 +63,9 @@ class FakeEngine:
     async def ready(self) -> bool:
         return self.fault != "fail"
 
+    async def give_back(self) -> None:
+        """It keeps none."""
+
     async def close(self) -> None:
         self.closed = True
 

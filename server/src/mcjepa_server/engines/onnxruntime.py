@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import onnxruntime as ort
 
 from mcjepa_server.contract import EMBED, FLOW, FLOW_BIDIRECTIONAL, MODEL_NAMES, Contract, load_contract
@@ -14,18 +16,34 @@ from mcjepa_server.engine import CLIP_FRAMES, EmbedOutput, FloatArray, FlowOutpu
 from mcjepa_server.engines.graphs import Tensor, cannot_be_loaded, check_graph, graph_file
 from mcjepa_server.errors import EngineError
 
+#: A thread that waits for its part of the next node looks for it this long before it sleeps, in ONNX Runtime
+#: from 1.26 on. Waking one takes longer than most nodes; one that never sleeps takes the core of others.
+SPINNING = {
+    "session.intra_op.spin_duration_us": "20",
+    "session.intra_op.spin_backoff_max": "16",
+    "session.force_spinning_stop": "1",  # at the end of a run
+}
+
+
+Sessions = Mapping[str, ort.InferenceSession]
+
 
 class OnnxRuntimeEngine:
-    """One session a model; calls run in a bounded pool of threads, where ONNX Runtime lets go of the GIL."""
+    """Calls run in a bounded pool of threads, where ONNX Runtime lets go of the GIL.
+
+    A call that is alone has all threads, for its latency. One that begins beside another has its share, for
+    the throughput of both: a thread that waits for no other does more. So each model is in two sessions.
+    """
 
     name = "onnxruntime"
     clip_frames = CLIP_FRAMES
 
-    def __init__(
-        self, contract: Contract, sessions: Mapping[str, ort.InferenceSession], workers: int
-    ) -> None:
+    def __init__(self, contract: Contract, alone: Sessions, beside: Sessions, workers: int) -> None:
         self._contract = contract
-        self._sessions = sessions
+        self._alone = alone
+        self._beside = beside
+        self._running = 0
+        self._grown = False  # the arena, since it was last given back
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="onnxruntime")
 
     @classmethod
@@ -34,16 +52,19 @@ class OnnxRuntimeEngine:
     ) -> OnnxRuntimeEngine:
         """Reads a model repository, of which only the models in ``names`` can be run then.
 
-        Blocking. Raises ContractError for anything missing or different.
+        ``intra_op_threads`` are those of a call that is alone, 0 is one per core; at most ``workers`` calls
+        run at once. Blocking. Raises ContractError for anything missing or different.
         """
         contract = load_contract(repository)
         _share_arena()
-        sessions = {}
-        for name in names:
-            session = _open(graph_file(repository, name), name, intra_op_threads)
-            check_graph(contract, name, _tensors(session.get_inputs()), _tensors(session.get_outputs()))
-            sessions[name] = session
-        return cls(contract, sessions, workers)
+        threads = intra_op_threads or os.cpu_count() or 1
+        share = max(1, threads // workers)
+        alone = _open_all(repository, contract, names, threads)
+        beside = alone
+        if share < threads:  # of an embedding the threads hardly matter
+            flows = [name for name in names if name != EMBED]
+            beside = {**alone, **_open_all(repository, contract, flows, share)}
+        return cls(contract, alone, beside, workers)
 
     @property
     def contract(self) -> Contract:
@@ -62,26 +83,56 @@ class OnnxRuntimeEngine:
     async def ready(self) -> bool:
         return True
 
+    async def give_back(self) -> None:
+        """The arena shrinks at the end of a run that asks for it; the shortest run does."""
+        if self._running or not self._grown:
+            return
+        options = ort.RunOptions()
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        image = np.zeros((1, *2 * (self._contract.embed_image_size,), 3), np.uint8)
+        await self._run(EMBED, {"images": image}, ["embedding"], options)
+        self._grown = False
+
     async def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    async def _run(self, model: str, feeds: dict[str, Uint8Array], outputs: list[str]) -> list[FloatArray]:
+    async def _run(
+        self,
+        model: str,
+        feeds: dict[str, Uint8Array],
+        outputs: list[str],
+        options: ort.RunOptions | None = None,
+    ) -> list[FloatArray]:
         """A cancelled call leaves the pool's queue, or is told to stop between two nodes of the graph."""
-        options = ort.RunOptions()
-        loop = asyncio.get_running_loop()
+        options = options or ort.RunOptions()
+        session = (self._beside if self._running else self._alone)[model]
+        self._running += 1
+        self._grown = True
         try:
-            return await loop.run_in_executor(self._pool, self._sessions[model].run, outputs, feeds, options)
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._pool, session.run, outputs, feeds, options)
         except asyncio.CancelledError:
             options.terminate = True
             raise
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             raise EngineError(f"{model} failed in ONNX Runtime") from error
+        finally:
+            self._running -= 1
 
 
 def _share_arena() -> None:
     """One pool of memory for the sessions of this process: what one has freed, the others use."""
     memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     ort.create_and_register_allocator(memory, None)
+
+
+def _open_all(repository: Path, contract: Contract, names: Sequence[str], threads: int) -> Sessions:
+    sessions = {}
+    for name in names:
+        session = _open(graph_file(repository, name), name, threads)
+        check_graph(contract, name, _tensors(session.get_inputs()), _tensors(session.get_outputs()))
+        sessions[name] = session
+    return sessions
 
 
 def _open(path: Path, name: str, intra_op_threads: int) -> ort.InferenceSession:
@@ -93,8 +144,8 @@ def _open(path: Path, name: str, intra_op_threads: int) -> ort.InferenceSession:
     # What was computed is used, and its memory free again, as soon as can be: a quarter less memory.
     options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     options.add_session_config_entry("session.use_env_allocators", "1")  # of _share_arena
-    # Threads that spin while they wait nearly double the time of a run where the cores are shared.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    for key, value in SPINNING.items():
+        options.add_session_config_entry(key, value)
     options.log_severity_level = 3  # errors: its warnings are about optimising the graph
     try:
         return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -96,6 +96,9 @@ class OpenVinoEngine:
     async def ready(self) -> bool:
         return True
 
+    async def give_back(self) -> None:
+        """A request object keeps the memory of its last inference."""
+
     async def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 

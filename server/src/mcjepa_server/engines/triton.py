@@ -77,6 +77,9 @@ class TritonEngine:
             raise NotReady(_complaint(self._endpoints))
         return True
 
+    async def give_back(self) -> None:
+        """Triton's is its own affair."""
+
     async def close(self) -> None:
         self._prober.cancel()
         with suppress(asyncio.CancelledError):

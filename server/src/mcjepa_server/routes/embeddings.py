@@ -6,6 +6,8 @@ import base64
 import binascii
 import json
 from collections.abc import Sequence
+from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,12 +16,14 @@ from fastapi import APIRouter, Request
 from pydantic import ValidationError
 from starlette.responses import JSONResponse, Response
 
+from mcjepa_server.ahead import in_order
 from mcjepa_server.body import JSON, MULTIPART, body_type, read_bytes, read_form
-from mcjepa_server.clips import decode_square
 from mcjepa_server.config import Settings
 from mcjepa_server.contract import EMBED
+from mcjepa_server.decoders import FILES_AT_ONCE
 from mcjepa_server.engine import FloatArray, Uint8Array
 from mcjepa_server.errors import InvalidInput, MalformedRequest, UndecodableImage, UnknownModel
+from mcjepa_server.frames import decode_square
 from mcjepa_server.jobs import Ticket, run_job
 from mcjepa_server.pipeline import normalise
 from mcjepa_server.problems import documented, validation_message
@@ -125,15 +129,18 @@ def check_request(wanted: EmbeddingRequest, images: int, embedding_size: int, se
 
 
 async def _squares(wanted: EmbeddingRequest, files: list[bytes], service: Service) -> list[Uint8Array]:
-    """Decoded and shrunk one by one: a full-size image is held only while its turn lasts."""
+    """Decoded and shrunk a few at once: a full-size image is held only while its turn lasts."""
     limit, side = service.settings.max_image_pixels, service.contract.embed_image_size
     items: Sequence[bytes | str] = files or wanted.items
-    squares = []
-    for index, item in enumerate(items):
-        name = f"images[{index}]" if files else f"input[{index}]"
+    kind = "images" if files else "input"
+
+    async def square(item: bytes | str, name: str) -> Uint8Array:
         data = item if isinstance(item, bytes) else await run_sync(decode_base64, item, name)
-        squares.append(await service.decoders.run(decode_square, data, name, limit, side, param=name))
-    return squares
+        return await service.decoders.run(decode_square, data, name, limit, side, param=name)
+
+    calls = [partial(square, item, f"{kind}[{index}]") for index, item in enumerate(items)]
+    async with aclosing(in_order(calls, FILES_AT_ONCE)) as squares:
+        return [image async for image in squares]
 
 
 def decode_base64(text: str, param: str) -> bytes:

@@ -1,0 +1,77 @@
+"""Calls that run ahead of their turn."""
+
+import asyncio
+from contextlib import aclosing
+from functools import partial
+
+import pytest
+from mcjepa_server.ahead import in_order
+
+
+class Calls:
+    """Counts those that run, those that ended, and those that were cancelled."""
+
+    def __init__(self):
+        self.running = self.most = self.cancelled = 0
+        self.begun = []
+
+    async def call(self, number, turns):
+        self.begun.append(number)
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            if number < 0:
+                raise ValueError(number)
+            return number
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        finally:
+            self.running -= 1
+
+
+def collect(calls, at_once):
+    async def main():
+        async with aclosing(in_order(calls, at_once)) as results:
+            return [result async for result in results]
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3, 9])
+def test_results_come_in_order_and_so_many_run_at_most(at_once):
+    calls = Calls()
+    wanted = [partial(calls.call, number, turns) for number, turns in enumerate([5, 1, 9, 1, 1, 3, 2])]
+    assert collect(wanted, at_once) == list(range(7))
+    assert calls.most == min(at_once, 7)
+
+
+def test_the_error_is_that_of_the_first_call_that_fails_and_ends_the_others():
+    calls = Calls()
+    wanted = [partial(calls.call, number, turns) for number, turns in [(0, 1), (-1, 20), (-2, 1), (3, 1000)]]
+    with pytest.raises(ValueError, match="-1"):
+        collect(wanted, 3)
+    assert (calls.running, calls.cancelled) == (0, 1)
+
+
+def test_a_reader_who_leaves_or_is_cancelled_ends_the_calls_begun():
+    calls = Calls()
+
+    async def leave():
+        async with aclosing(in_order([partial(calls.call, n, 5) for n in range(9)], 2)) as results:
+            async for _ in results:
+                break
+
+    async def cancelled():
+        task = asyncio.create_task(leave())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(leave())
+    assert (calls.begun, calls.running) == ([0, 1], 0)
+    asyncio.run(cancelled())
+    assert (calls.begun, calls.running) == ([0, 1, 0, 1], 0)
