@@ -17,7 +17,8 @@ from mcjepa_server.engine import Engine
 from mcjepa_server.engines.onnxruntime import OnnxRuntimeEngine
 from mcjepa_server.engines.openvino import OpenVinoEngine
 from mcjepa_server.errors import ContractError
-from mcjepa_server.geometry import resize_square, split_clip
+from mcjepa_server.geometry import split_clip
+from mcjepa_server.scaling import resize_square
 
 CLIP, BATCH = 16, 32
 

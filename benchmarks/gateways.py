@@ -21,9 +21,10 @@ import httpx2
 from common import Uint8Array, quantiles, rounded, take_turns
 from mcjepa_server.engines.onnxruntime import OnnxRuntimeEngine
 from mcjepa_server.flowcodec import encode_flo
-from mcjepa_server.geometry import Padding, pack_clip, plan_geometry, unpack_flow
+from mcjepa_server.geometry import Padding, plan_geometry
 from mcjepa_server.images import PixelBudget, decode_image
 from mcjepa_server.memory import GATEWAY_BYTES, keep_freed_memory
+from mcjepa_server.scaling import pack_clip, unpack_flow
 
 TIMEOUT = 300.0  # s, of one request or of a start
 REST = 7.0  # s without a request

@@ -12,6 +12,7 @@ from mcjepa_server import Settings, confined, create_app, decoders
 from mcjepa_server.clips import decode_clip
 from mcjepa_server.engines.fake import FakeEngine
 from mcjepa_server.errors import DeadlineExceeded, ImageTooLarge, UndecodableImage
+from mcjepa_server.frames import decode_frame
 from mcjepa_server.geometry import Padding, plan_geometry
 from mcjepa_server.images import PixelBudget, decode_image
 from prometheus_client import Counter
@@ -137,14 +138,19 @@ def limits():
     return resource.getrlimit(resource.RLIMIT_AS)[0], resource.getrlimit(resource.RLIMIT_CORE)[0]
 
 
-def test_a_process_is_bounded_and_light():
+def test_a_process_is_bounded_and_light(encode, picture):
+    plan = partial(plan_geometry, padding=Padding(64), max_side=1024, max_pixels=10**6)
+
     async def job(pool):
+        budget = PixelBudget(10**6, 10**6)
+        await pool.run(decode_frame, encode(picture()), "frame1", budget, plan, param="frame1")
         modules = await pool.run(eval, "set(__import__('sys').modules)", param="x")
         return await pool.run(limits, param="x"), modules
 
     (bounds, modules), _ = work(job)
     assert bounds == (confined.MEMORY_BYTES, 0)
-    assert not modules & {"asyncio", "fastapi", "onnxruntime", "grpc", "prometheus_client", "pydantic"}
+    heavy = {"asyncio", "cv2", "fastapi", "grpc", "numpy", "onnxruntime", "prometheus_client", "pydantic"}
+    assert not modules & heavy
 
 
 def test_through_the_whole_gateway(pair, check_problem):

@@ -6,7 +6,7 @@ import numpy as np
 import openai
 import pytest
 from mcjepa_server.engines.fake import FakeEngine
-from mcjepa_server.geometry import resize_square
+from mcjepa_server.scaling import resize_square
 
 
 def as_uri(data):

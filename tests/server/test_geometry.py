@@ -2,16 +2,8 @@
 
 import numpy as np
 import pytest
-from mcjepa_server.geometry import (
-    Geometry,
-    Padding,
-    pack_clip,
-    plan_geometry,
-    resize_square,
-    scale_frame,
-    split_clip,
-    unpack_flow,
-)
+from mcjepa_server.geometry import Geometry, Padding, plan_geometry, split_clip
+from mcjepa_server.scaling import pack_clip, resize_square, scale_frame, unpack_flow
 
 STRIDE = Padding(64)
 BUCKETS = Padding(64, ((1024, 448), (640, 384), (1024, 576)), 0.25)

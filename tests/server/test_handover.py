@@ -3,7 +3,6 @@
 import os
 import pickle
 
-import numpy as np
 import pytest
 from mcjepa_server.handover import SharedFile, hand_over
 
@@ -19,22 +18,13 @@ def test_small_things_go_by_the_pickle(value):
     assert os.path.getsize(file.path) == 0
 
 
-def test_bytes_and_images_go_by_the_file():
+def test_bytes_go_by_the_file():
     file = SharedFile()
-    frame = np.random.default_rng(0).integers(0, 256, (48, 80, 3), np.uint8)
-    pickled = pickle.dumps(hand_over((b"x" * 5000, "name", frame, frame[::2, ::-1], b""), file.path))
+    value = (b"x" * 5000, "name", (b"y" * 3000, 1), b"")
+    pickled = pickle.dumps(hand_over(value, file.path))
     assert len(pickled) < 1000
-    data, name, whole, cut, nothing = pickle.loads(pickled)
-    assert (data, name, nothing) == (b"x" * 5000, "name", b"")
-    np.testing.assert_array_equal(whole, frame)
-    np.testing.assert_array_equal(cut, frame[::2, ::-1])
-
-
-def test_other_arrays_keep_their_type():
-    flow = np.random.default_rng(0).random((3, 4, 2), np.float32)
-    found = through(flow, SharedFile())
-    assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, flow)
+    assert pickle.loads(pickled) == value
+    assert through(b"z" * 2000, file) == b"z" * 2000
 
 
 def test_a_file_is_empty_after_it_was_cleared_and_ends_with_its_owner():

@@ -7,6 +7,8 @@ from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
+
 from mcjepa_server.ahead import in_order
 from mcjepa_server.decoders import FILES_AT_ONCE, Decoders
 from mcjepa_server.engine import Uint8Array
@@ -30,11 +32,11 @@ async def decode_clip(
     ]
     frames: list[Uint8Array] = []
     async with aclosing(in_order(calls, FILES_AT_ONCE)) as results:
-        async for frame, geometry in results:
+        async for pixels, geometry in results:
             if not frames:
                 first = geometry
             _check_size(geometry, first, files[len(frames)][0], files[0][0])
-            frames.append(frame)
+            frames.append(np.frombuffer(pixels, np.uint8).reshape(first.scaled_height, first.scaled_width, 3))
     return frames, first
 
 

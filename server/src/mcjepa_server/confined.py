@@ -14,7 +14,7 @@ _KEPT_BYTES = 2**23  # free memory that it keeps for the next file; a frame of 1
 
 
 def run_confined(function: Callable[..., object], args: tuple[object, ...], path: str) -> object:
-    """The function's result; its arrays go by the file at ``path``, which must have been read by now."""
+    """The function's result; its bytes go by the file at ``path``, which must have been read by now."""
     confine()
     result = function(*args)
     os.truncate(path, 0)
@@ -30,6 +30,9 @@ def confine() -> None:
     import mcjepa_server.frames  # noqa: F401  the libraries, before the first file needs them
     from mcjepa_server.memory import keep_freed_memory
 
+    os.environ["OPENBLAS_NUM_THREADS"] = (
+        "1"  # should NumPy be needed: else a thread, and memory, for each core
+    )
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stderr__.fileno() if sys.__stderr__ else 2)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which drains first
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))

@@ -1,19 +1,29 @@
-"""One image file to what the engine takes. This runs in the processes that decode."""
+"""One image file to the pixels that the engine takes. This runs in the processes that decode.
+
+NumPy and OpenCV are imported for images that have to be scaled: without them a process takes half the memory.
+"""
 
 from __future__ import annotations
 
-from mcjepa_server.engine import Uint8Array
-from mcjepa_server.geometry import Geometry, Plan, resize_square, scale_frame
-from mcjepa_server.images import PixelBudget, decode_image
+from mcjepa_server.geometry import Geometry, Plan
+from mcjepa_server.images import PixelBudget, decode_image, open_image
 
 
-def decode_frame(data: bytes, name: str, budget: PixelBudget, plan: Plan) -> tuple[Uint8Array, Geometry]:
-    """One file to a scaled frame (h, w, 3) and its sizes. Blocking."""
-    image = decode_image(data, name, budget)
-    geometry = plan(image.shape[1], image.shape[0])
-    return scale_frame(image, geometry), geometry
+def decode_frame(data: bytes, name: str, budget: PixelBudget, plan: Plan) -> tuple[bytes, Geometry]:
+    """One file to the pixels of a scaled frame (h, w, 3), and its sizes. Blocking."""
+    image = open_image(data, name, budget)
+    geometry = plan(image.width, image.height)
+    if not geometry.is_scaled:
+        return image.tobytes(), geometry
+    import numpy as np
+
+    from mcjepa_server.scaling import scale_frame
+
+    return scale_frame(np.asarray(image), geometry).tobytes(), geometry
 
 
-def decode_square(data: bytes, name: str, max_pixels: int, side: int) -> Uint8Array:
-    """One file to the square (side, side, 3) that the embedding model takes. Blocking."""
-    return resize_square(decode_image(data, name, PixelBudget(max_pixels, max_pixels)), side)
+def decode_square(data: bytes, name: str, max_pixels: int, side: int) -> bytes:
+    """One file to the pixels of the square (side, side, 3) that the embedding model takes. Blocking."""
+    from mcjepa_server.scaling import resize_square
+
+    return resize_square(decode_image(data, name, PixelBudget(max_pixels, max_pixels)), side).tobytes()

@@ -1,21 +1,15 @@
-"""Between the caller's frame size and the size at which flow is computed, and back.
+"""The sizes of a frame: the caller's, the one it is scaled to, and the one flow is computed at.
 
-Convention
-    Pixel centres sit at integers; flow is (dx, dy) in px of the frame it is given for. A frame of (H, W) over
-    the budget is scaled down to (h, w), then padded at the bottom and the right, by repeating the edge, to
-    multiples of the stride or to a bucket. The way back crops, resizes bilinearly, and multiplies dx by W/w
-    and dy by H/h.
+A frame of (H, W) over the budget is scaled down to (h, w), then padded at the bottom and the right to
+multiples of the stride or to a bucket.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
-
-from mcjepa_server.engine import FloatArray, Uint8Array
 from mcjepa_server.images import MIN_SIDE
 
 
@@ -75,63 +69,6 @@ def plan_geometry(width: int, height: int, padding: Padding, max_side: int, max_
         padded_width=padded_width,
         padded_height=padded_height,
     )
-
-
-def scale_frame(frame: Uint8Array, geometry: Geometry) -> Uint8Array:
-    """Frame (H, W, 3) to (h, w, 3), by averaging areas."""
-    if not geometry.is_scaled:
-        return frame
-    import cv2  # here: a process that decodes frames which fit does without its 6 MB
-
-    size = (geometry.scaled_width, geometry.scaled_height)
-    scaled: Uint8Array = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
-    return scaled
-
-
-def pack_clip(frames: Sequence[Uint8Array], geometry: Geometry) -> Uint8Array:
-    """Pads scaled frames (h, w, 3) into one clip (1, N, padded H, padded W, 3)."""
-    h, w = geometry.scaled_height, geometry.scaled_width
-    clip = np.empty((1, len(frames), geometry.padded_height, geometry.padded_width, 3), np.uint8)
-    for slot, frame in zip(clip[0], frames, strict=True):
-        slot[:h, :w] = frame
-        slot[:h, w:] = slot[:h, w - 1 : w]
-        slot[h:] = slot[h - 1 : h]
-    return clip
-
-
-def unpack_flow(raw: FloatArray, geometry: Geometry) -> FloatArray:
-    """Flow (M, 2, padded H, padded W) of the engine to (M, H, W, 2) at the caller's size."""
-    import cv2
-
-    cropped = raw[:, :, : geometry.scaled_height, : geometry.scaled_width]
-    flows = np.empty((len(raw), geometry.height, geometry.width, 2), np.float32)
-    if not geometry.is_scaled:
-        for target, planes in zip(flows, cropped, strict=True):
-            cv2.merge(tuple(planes), target)  # ten times as fast as NumPy's copy of a transposed array
-        return flows
-    ratio = np.array(geometry.ratio, np.float32)
-    for target, planes in zip(flows, cropped, strict=True):
-        size = (geometry.width, geometry.height)
-        np.multiply(
-            cv2.resize(cv2.merge(tuple(planes)), size, interpolation=cv2.INTER_LINEAR), ratio, out=target
-        )
-    return flows
-
-
-def resize_square(image: Uint8Array, side: int) -> Uint8Array:
-    """Whole image (H, W, 3) to (side, side, 3): aspect is not kept, nothing is cropped.
-
-    Axes that shrink are averaged first, then axes that grow are interpolated, so that no axis aliases.
-    """
-    import cv2
-
-    h, w = image.shape[:2]
-    shrunk = (min(w, side), min(h, side))
-    if shrunk != (w, h):
-        image = cv2.resize(image, shrunk, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
-    if shrunk != (side, side):
-        image = cv2.resize(image, (side, side), interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
-    return image
 
 
 def split_clip(frames: int, length: int) -> Iterator[slice]:

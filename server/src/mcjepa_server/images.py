@@ -1,26 +1,27 @@
-"""Bytes of an image file to an RGB array. Nothing here trusts the bytes.
+"""Bytes of an image file to RGB pixels. Nothing here trusts the bytes.
 
 Convention
-    Arrays are (H, W, 3) uint8, RGB, after the EXIF orientation has been applied.
+    Pixels are (H, W, 3) uint8, RGB, after the EXIF orientation has been applied.
     Grey is repeated over the three channels. Alpha is dropped, not blended: the colour stored under it is
     used. 16-bit samples are scaled to 8 bits. CMYK becomes RGB. Colour profiles are ignored. Of an animation
     the first frame counts.
 
-Pillow decodes, since OpenCV turns a truncated JPEG into a picture with a grey end and says nothing.
+Pillow decodes, since OpenCV turns a truncated JPEG into a picture with a grey end and says nothing. NumPy is
+imported where it is needed: it would be half of the memory of a process that decodes.
 """
 
 from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from mcjepa_server.engine import Uint8Array
 from mcjepa_server.errors import ApiError, ImageTooLarge, InvalidInput, UndecodableImage
+
+if TYPE_CHECKING:
+    from mcjepa_server.engine import Uint8Array
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM")
 MIN_SIDE = 16
@@ -66,7 +67,14 @@ class PixelBudget:
 
 
 def decode_image(data: bytes, param: str, budget: PixelBudget) -> Uint8Array:
-    """Decodes one image file to (H, W, 3) uint8 RGB.
+    """Decodes one image file to (H, W, 3) uint8 RGB. Raises as :func:`open_image`."""
+    import numpy as np
+
+    return np.asarray(open_image(data, param, budget))
+
+
+def open_image(data: bytes, param: str, budget: PixelBudget) -> Image.Image:
+    """Decodes one image file to an upright RGB image.
 
     ``param`` names the part in errors. Size limits are checked on the header, before any pixel is decoded.
     Raises UndecodableImage, ImageTooLarge, or InvalidInput when a side is under 16 px.
@@ -111,11 +119,10 @@ def _check_min_side(image: Image.Image, param: str) -> None:
         )
 
 
-def _to_rgb(image: Image.Image, param: str) -> Uint8Array:
+def _to_rgb(image: Image.Image, param: str) -> Image.Image:
     orientation = _orientation(image)
     if image.mode in _SIXTEEN_BIT:
-        array = _sixteen_to_eight(np.asarray(image))
-        upright = Image.fromarray(array).convert("RGB")
+        upright = _sixteen_to_eight(image).convert("RGB")
     elif image.mode in _EIGHT_BIT:
         # A palette with transparency goes through RGBA, or Pillow warns.
         upright = image.convert("RGBA") if image.mode in ("P", "PA") else image
@@ -126,7 +133,7 @@ def _to_rgb(image: Image.Image, param: str) -> Uint8Array:
         )
     if orientation in _ORIENTATIONS:
         upright = upright.transpose(_ORIENTATIONS[orientation])
-    return np.asarray(upright)
+    return upright
 
 
 def _orientation(image: Image.Image) -> int:
@@ -137,11 +144,12 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _sixteen_to_eight(array: NDArray[Any]) -> Uint8Array:
+def _sixteen_to_eight(image: Image.Image) -> Image.Image:
     """0..65535 to 0..255, rounded."""
-    wide = np.clip(array, 0, 65535).astype(np.uint32)
-    scaled: Uint8Array = ((wide * 255 + 32767) // 65535).astype(np.uint8)
-    return scaled
+    import numpy as np
+
+    wide = np.clip(np.asarray(image), 0, 65535).astype(np.uint32)
+    return Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
 
 
 def _reason(error: Exception) -> str:

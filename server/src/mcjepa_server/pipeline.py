@@ -16,16 +16,9 @@ from mcjepa_server.config import Settings
 from mcjepa_server.contract import EMBED, FLOW, FLOW_BIDIRECTIONAL
 from mcjepa_server.engine import Engine, FloatArray, FlowOutput, Uint8Array
 from mcjepa_server.errors import ContractError, EngineError
-from mcjepa_server.geometry import (
-    Geometry,
-    Padding,
-    Plan,
-    pack_clip,
-    plan_geometry,
-    split_clip,
-    unpack_flow,
-)
+from mcjepa_server.geometry import Geometry, Padding, Plan, plan_geometry, split_clip
 from mcjepa_server.occlusion import occlusion_mask
+from mcjepa_server.scaling import pack_clip, unpack_flow
 
 #: Wraps one call of the engine; the gateway's takes a slot, measures, and counts failures.
 Slot = Callable[[Work], AbstractAsyncContextManager[None]]

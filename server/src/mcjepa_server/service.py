@@ -19,10 +19,10 @@ from mcjepa_server.deadline import time_limit
 from mcjepa_server.decoders import Decoders
 from mcjepa_server.engine import Engine
 from mcjepa_server.errors import ApiError, ContractError, EngineError, NotReady
-from mcjepa_server.geometry import resize_square
 from mcjepa_server.memory import give_back
 from mcjepa_server.metrics import Metrics
 from mcjepa_server.pipeline import FlowOptions, Pipeline
+from mcjepa_server.scaling import resize_square
 from mcjepa_server.timing import Timings
 from mcjepa_server.version import __version__
 

@@ -136,7 +136,8 @@ async def _squares(wanted: EmbeddingRequest, files: list[bytes], service: Servic
 
     async def square(item: bytes | str, name: str) -> Uint8Array:
         data = item if isinstance(item, bytes) else await run_sync(decode_base64, item, name)
-        return await service.decoders.run(decode_square, data, name, limit, side, param=name)
+        pixels = await service.decoders.run(decode_square, data, name, limit, side, param=name)
+        return np.frombuffer(pixels, np.uint8).reshape(side, side, 3)
 
     calls = [partial(square, item, f"{kind}[{index}]") for index, item in enumerate(items)]
     async with aclosing(in_order(calls, FILES_AT_ONCE)) as squares:
