@@ -1,7 +1,7 @@
 """How fast it is: engines beside OpenCV's classical flow, and the gateway beside other servers.
 
 Everything that is compared takes turns in one run, on the same real frames of 1024x448. Wall time depends on
-what else the machine does; processor time (cpu) hardly does, and the ratios are made of it.
+what else the machine does; processor time (cpu) hardly does, and ratios are of it where they do not say wall.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ CLIP, BATCH = 16, 32
 
 
 def measure(repository: Path, frames: Uint8Array, threads: int, rounds: int) -> dict[str, Any]:
-    """Times of every engine and peer; ratios to DIS medium, of processor time; share of the roofline."""
+    """Times of every engine and peer; ratios to DIS medium; share of the roofline."""
     cv2.setNumThreads(threads)
     engines: dict[str, Engine] = {
         "onnxruntime": OnnxRuntimeEngine.load(repository, threads, workers=1),
@@ -83,14 +83,16 @@ def classical(pair: Uint8Array) -> dict[str, Callable[[], object]]:
 
 
 def ratios(times: dict[str, dict[str, float]]) -> dict[str, float]:
-    cpu = {name: quantile["cpu"] for name, quantile in times.items()}
+    """Of processor time, and of wall time, which differs where threads wait for each other."""
+    names = [key.removeprefix("pair, ") for key in times if key.startswith("pair, ")]
     found = {}
-    for name in (key.removeprefix("pair, ") for key in cpu if key.startswith("pair, ")):
-        pair, one = cpu[f"pair, {name}"], cpu[f"embedding, {name}"]
-        found[f"pair / DIS medium, {name}"] = pair / cpu["DIS medium"]
-        found[f"flow of a clip / pair, {name}"] = cpu[f"clip of {CLIP}, {name}"] / (CLIP - 1) / pair
-        batch = cpu[f"{BATCH} embeddings, {name}"]
-        found[f"{BATCH} single embeddings / batch, {name}"] = BATCH * one / batch
+    for name in names:
+        for kind, note in (("cpu", ""), ("p50", ", wall")):
+            pair, one = times[f"pair, {name}"][kind], times[f"embedding, {name}"][kind]
+            clip, batch = times[f"clip of {CLIP}, {name}"][kind], times[f"{BATCH} embeddings, {name}"][kind]
+            found[f"pair / DIS medium, {name}{note}"] = pair / times["DIS medium"][kind]
+            found[f"flow of a clip / pair, {name}{note}"] = clip / (CLIP - 1) / pair
+            found[f"{BATCH} single embeddings / batch, {name}{note}"] = BATCH * one / batch
     return {name: rounded(value) for name, value in found.items()}
 
 

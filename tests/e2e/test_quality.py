@@ -1,6 +1,7 @@
 """The weights do their work: the flow explains the motion of real frames, embeddings tell scenes apart."""
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 
 
@@ -39,3 +40,20 @@ def test_a_frame_resembles_the_next_and_not_noise(client, frames):
     distances = 1 - client.embed([*frames.images[:2], noise]).similarity()
     assert distances[0, 2] > 0.01
     assert distances[0, 2] > 5 * distances[0, 1]
+
+
+@pytest.mark.parametrize("model", ["mcjepa_flow", "mcjepa_flow_bidirectional", "mcjepa_embed"])
+def test_the_number_of_threads_does_not_change_a_bit(root, frames, model):
+    """So a reply is the same however busy the server is (docs/decisions/0062)."""
+    clip = np.stack(frames.images)[None, :, :192, :320]
+    answers = []
+    for threads in (1, 2, 3, 5, 8):
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        session = ort.InferenceSession(root / "model_repository" / model / "1" / "model.onnx", options)
+        name = session.get_inputs()[0].name
+        answers.append(session.run(None, {name: clip[0, :, :128, :128] if name == "images" else clip}))
+    for answer in answers[1:]:
+        for found, expected in zip(answer, answers[0], strict=True):
+            np.testing.assert_array_equal(found, expected)

@@ -46,9 +46,11 @@ class StandardisedProjection(nn.Module):
     """`Matched` of the projections of two maps, in one matrix product a map, channels last."""
 
     weight: Tensor  # (C, M)
+    ones: Tensor
 
     def __init__(self, project: nn.Conv2d, match_dim: int) -> None:
         super().__init__()
+        self.register_buffer("ones", project.weight.new_ones(1, project.in_channels))
         self.register_buffer("weight", project.weight[:match_dim].flatten(1).T.contiguous())
 
     def forward(self, map1: Tensor, map2: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,7 +60,8 @@ class StandardisedProjection(nn.Module):
         mean = (one.mean(2, keepdim=True) + two.mean(2, keepdim=True)) / 2  # (B, C, 1)
         second = (one @ one.transpose(1, 2) + two @ two.transpose(1, 2)) / (2 * h * w)
         covariance = second - mean @ mean.transpose(1, 2)  # (B, C, C)
-        variance = (self.weight * (covariance @ self.weight)).sum(1, keepdim=True)  # (B, 1, M)
+        # A product in place of a sum, which ONNX Runtime would round by its number of threads.
+        variance = self.ones @ (self.weight * (covariance @ self.weight))  # (B, 1, M)
         weight = self.weight * torch.rsqrt(variance.clamp_min(0.0) + EPS)  # (B, C, M)
         offset = mean.transpose(1, 2) @ weight  # (B, 1, M)
         rows = (ops.normalise(m.transpose(1, 2) @ weight - offset, dim=2) for m in (one, two))

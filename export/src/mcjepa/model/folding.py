@@ -114,16 +114,33 @@ class Completed(nn.Module):
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
-        self.norms = nn.ModuleList(copy.deepcopy(norm) for norm in encoder.norms)
+        self.levels = nn.ModuleList(
+            CompletedLevel(norm) if isinstance(norm, LayerNorm2d) else nn.Identity() for norm in encoder.norms
+        )
 
     def forward(self, feats: list[Tensor]) -> list[Tensor]:
-        return [self._complete(f, norm) for f, norm in zip(feats, self.norms, strict=True)]
+        return [level(f) for f, level in zip(feats, self.levels, strict=True)]
 
-    @staticmethod
-    def _complete(x: Tensor, norm: nn.Module) -> Tensor:
-        if not isinstance(norm, LayerNorm2d):
-            return x
-        return (x - x.mean(1, keepdim=True)) * norm.weight[:, None, None] + norm.bias[:, None, None]
+
+class CompletedLevel(nn.Module):
+    """x / deviation -> LN(x), of (B, C, H, W).
+
+    The mean is a convolution, as in `Scaled`: any other ONNX Runtime would round by its number of threads.
+    """
+
+    share: Tensor
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, norm: LayerNorm2d) -> None:
+        super().__init__()
+        channels = len(norm.weight)
+        self.register_buffer("share", norm.weight.new_full((1, channels, 1, 1), 1.0 / channels))
+        self.register_buffer("weight", norm.weight[:, None, None].clone())
+        self.register_buffer("bias", norm.bias[:, None, None].clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - F.conv2d(x, self.share)) * self.weight + self.bias
 
 
 class FoldedBlock(nn.Module):
