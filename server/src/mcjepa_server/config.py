@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from mcjepa_server.cores import usable_cores
 
 EngineName = Literal["auto", "onnxruntime", "openvino", "triton"]
 
@@ -19,7 +20,7 @@ def _concurrency(data: dict[str, Any]) -> int:
     if data.get("engine") == "triton" or _auto_triton(data):
         return 32
     openvino = data.get("engine") == "openvino" or data.get("precision") == "bfloat16"
-    return 1 if openvino else min(2, data.get("intra_op_threads") or os.cpu_count() or 1)
+    return 1 if openvino else min(2, data.get("intra_op_threads") or usable_cores())
 
 
 def _auto_triton(data: dict[str, Any]) -> bool:

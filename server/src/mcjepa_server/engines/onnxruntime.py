@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import onnxruntime as ort
 
 from mcjepa_server.contract import EMBED, FLOW, FLOW_BIDIRECTIONAL, MODEL_NAMES, Contract, load_contract
+from mcjepa_server.cores import usable_cores
 from mcjepa_server.engine import CLIP_FRAMES, EmbedOutput, FloatArray, FlowOutput, Uint8Array
 from mcjepa_server.engines.graphs import Tensor, cannot_be_loaded, check_graph, graph_file
 from mcjepa_server.errors import EngineError
@@ -24,7 +24,6 @@ SPINNING = {
     "session.force_spinning_stop": "1",  # at the end of a run
 }
 
-
 Sessions = Mapping[str, ort.InferenceSession]
 
 
@@ -32,7 +31,7 @@ class OnnxRuntimeEngine:
     """Calls run in a bounded pool of threads, where ONNX Runtime lets go of the GIL.
 
     A call that is alone has all threads, for its latency. One that begins beside another has its share, for
-    the throughput of both: a thread that waits for no other does more. So each model is in two sessions.
+    the throughput of both: a thread that waits for no other does more. So models of flow are in two sessions.
     """
 
     name = "onnxruntime"
@@ -57,7 +56,7 @@ class OnnxRuntimeEngine:
         """
         contract = load_contract(repository)
         _share_arena()
-        threads = intra_op_threads or os.cpu_count() or 1
+        threads = intra_op_threads or usable_cores()
         share = max(1, threads // workers)
         alone = _open_all(repository, contract, names, threads)
         beside = alone
@@ -87,11 +86,12 @@ class OnnxRuntimeEngine:
         """The arena shrinks at the end of a run that asks for it; the shortest run does."""
         if self._running or not self._grown:
             return
+        self._grown = False
         options = ort.RunOptions()
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-        image = np.zeros((1, *2 * (self._contract.embed_image_size,), 3), np.uint8)
-        await self._run(EMBED, {"images": image}, ["embedding"], options)
-        self._grown = False
+        side = self._contract.embed_image_size
+        images = np.zeros((1, side, side, 3), np.uint8)
+        await self._run(EMBED, {"images": images}, ["embedding"], options)
 
     async def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -104,10 +104,11 @@ class OnnxRuntimeEngine:
         options: ort.RunOptions | None = None,
     ) -> list[FloatArray]:
         """A cancelled call leaves the pool's queue, or is told to stop between two nodes of the graph."""
-        options = options or ort.RunOptions()
+        if options is None:
+            options = ort.RunOptions()
+            self._grown = True
         session = (self._beside if self._running else self._alone)[model]
         self._running += 1
-        self._grown = True
         try:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._pool, session.run, outputs, feeds, options)
