@@ -221,7 +221,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def megabytes(server: Running) -> int:
-    """Of the process and its children, shared pages divided among those who share them."""
+    """Memory (MiB) of the process and its children, shared pages divided among those who share them."""
     total = 0
     for member in family(server.process.pid):
         lines = Path(f"/proc/{member}/smaps_rollup").read_text().splitlines()

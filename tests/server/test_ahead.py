@@ -51,27 +51,41 @@ def test_results_come_in_order_and_so_many_run_at_most(at_once):
 def test_the_error_is_that_of_the_first_call_that_fails_and_ends_the_others():
     calls = Calls()
     wanted = [partial(calls.call, number, turns) for number, turns in [(0, 1), (-1, 20), (-2, 1), (3, 1000)]]
-    with pytest.raises(ValueError, match="-1"):
-        collect(wanted, 3)
-    assert (calls.running, calls.cancelled) == (0, 1)
+
+    async def scenario():
+        with pytest.raises(ValueError, match="-1"):
+            async with aclosing(in_order(wanted, 3)) as results:
+                assert [result async for result in results]
+        return calls.running, calls.cancelled  # before the loop ends, which would cancel them as well
+
+    assert asyncio.run(scenario()) == (0, 1)
 
 
-def test_a_reader_who_leaves_or_is_cancelled_ends_the_calls_begun():
+def test_a_reader_who_leaves_ends_the_calls_begun():
     calls = Calls()
 
-    async def leave():
-        async with aclosing(in_order([partial(calls.call, n, 5) for n in range(9)], 2)) as results:
+    async def scenario():
+        async with aclosing(in_order([partial(calls.call, n, n * 10**6) for n in range(9)], 2)) as results:
             async for _ in results:
                 break
+        return calls.begun, calls.running
 
-    async def cancelled():
-        task = asyncio.create_task(leave())
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+    assert asyncio.run(scenario()) == ([0, 1], 0)
 
-    asyncio.run(leave())
-    assert (calls.begun, calls.running) == ([0, 1], 0)
-    asyncio.run(cancelled())
-    assert (calls.begun, calls.running) == ([0, 1, 0, 1], 0)
+
+def test_a_reader_who_is_cancelled_ends_the_calls_begun():
+    calls = Calls()
+
+    async def scenario():
+        reader = asyncio.create_task(read())
+        while len(calls.begun) < 2:
+            await asyncio.sleep(0)
+        reader.cancel()
+        await asyncio.gather(reader, return_exceptions=True)
+        return calls.running, calls.cancelled
+
+    async def read():
+        async with aclosing(in_order([partial(calls.call, n, 10**6) for n in range(9)], 2)) as results:
+            return [result async for result in results]
+
+    assert asyncio.run(scenario()) == (0, 2)

@@ -101,7 +101,9 @@ class Pipeline:
         """
         parts = []
         longest = self._engine.clip_frames
-        for piece in split_clip(clip.shape[1], max(2, (longest + 1) // 2) if backward else longest):
+        if backward:
+            longest = max(2, (longest + 1) // 2)
+        for piece in split_clip(clip.shape[1], longest):
             frames = clip[:, piece]
             output = await self._engine.infer_flow(frames, backward)
             check_flow(output, frames.shape, self._engine.contract.embedding_size, backward)

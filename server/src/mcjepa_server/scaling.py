@@ -17,9 +17,7 @@ from mcjepa_server.geometry import Geometry
 
 
 def scale_frame(frame: Uint8Array, geometry: Geometry) -> Uint8Array:
-    """Frame (H, W, 3) to (h, w, 3), by averaging areas."""
-    if not geometry.is_scaled:
-        return frame
+    """Frame (H, W, 3) that is to be smaller to (h, w, 3), by averaging areas."""
     size = (geometry.scaled_width, geometry.scaled_height)
     scaled: Uint8Array = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
     return scaled

@@ -46,7 +46,7 @@ class StandardisedProjection(nn.Module):
     """`Matched` of the projections of two maps, in one matrix product a map, channels last."""
 
     weight: Tensor  # (C, M)
-    ones: Tensor
+    ones: Tensor  # (1, C)
 
     def __init__(self, project: nn.Conv2d, match_dim: int) -> None:
         super().__init__()

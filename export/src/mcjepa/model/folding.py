@@ -91,8 +91,8 @@ class Scaled(nn.Module):
     channels for convolutions, and any other sum would have them laid out anew, there and back.
     """
 
-    share: Tensor
-    ones: Tensor
+    share: Tensor  # (1, C, 1, 1)
+    ones: Tensor  # (C, 1, 1, 1)
 
     def __init__(self, norm: LayerNorm2d, centred: bool = False) -> None:
         super().__init__()
@@ -128,9 +128,9 @@ class CompletedLevel(nn.Module):
     The mean is a convolution, as in `Scaled`: any other ONNX Runtime would round by its number of threads.
     """
 
-    share: Tensor
-    weight: Tensor
-    bias: Tensor
+    share: Tensor  # (1, C, 1, 1)
+    weight: Tensor  # (C, 1, 1)
+    bias: Tensor  # (C, 1, 1)
 
     def __init__(self, norm: LayerNorm2d) -> None:
         super().__init__()

@@ -86,27 +86,21 @@ class OnnxRuntimeEngine:
         """The arena shrinks at the end of a run that asks for it; the shortest run does."""
         if self._running or not self._grown:
             return
-        self._grown = False
-        options = ort.RunOptions()
-        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         side = self._contract.embed_image_size
         images = np.zeros((1, side, side, 3), np.uint8)
-        await self._run(EMBED, {"images": images}, ["embedding"], options)
+        await self._run(EMBED, {"images": images}, ["embedding"], shrink=True)
 
     async def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def _run(
-        self,
-        model: str,
-        feeds: dict[str, Uint8Array],
-        outputs: list[str],
-        options: ort.RunOptions | None = None,
+        self, model: str, feeds: dict[str, Uint8Array], outputs: list[str], shrink: bool = False
     ) -> list[FloatArray]:
         """A cancelled call leaves the pool's queue, or is told to stop between two nodes of the graph."""
-        if options is None:
-            options = ort.RunOptions()
-            self._grown = True
+        options = ort.RunOptions()
+        if shrink:
+            options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        self._grown = not shrink
         session = (self._beside if self._running else self._alone)[model]
         self._running += 1
         try:
