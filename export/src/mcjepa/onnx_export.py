@@ -44,19 +44,22 @@ class FlowModel(nn.Module):
         feats = self.model.encode(images)
         small = ops.resize_area(images, self.model.config.content.image_size)
         embedding = self.model.embed(self.model.encode(small)).reshape(b, n, -1)  # (B, N, D)
-        clips = [m.reshape(b, n, *m.shape[1:]) for m in self.model.flow_head.project(feats)]
-        maps1 = [m[:, :-1].flatten(0, 1) for m in clips]  # (B * (N-1), C, h, w)
-        maps2 = [m[:, 1:].flatten(0, 1) for m in clips]
+        order = torch.arange(b * n, device=frames.device).reshape(b, n)  # of the frames in `feats`
+        flows = self._flows(self.model.flow_head.project(feats), order)
         if not self.bidirectional:
-            return self._flow(maps1, maps2).reshape(b, n - 1, 2, h, w), embedding
-        # One batch of both: half the nodes, and a third less memory, of a graph that has the head twice.
-        ends = [torch.cat(pair) for pair in zip(maps1, maps2, strict=True)]
-        starts = [torch.cat(pair) for pair in zip(maps2, maps1, strict=True)]
-        forward, backward = self._flow(ends, starts).reshape(2, b, n - 1, 2, h, w)
+            return flows.reshape(b, n - 1, 2, h, w), embedding
+        forward, backward = flows.reshape(2, b, n - 1, 2, h, w)
         return forward, backward, embedding
 
-    def _flow(self, maps1: list[Tensor], maps2: list[Tensor]) -> Tensor:
-        """Projected maps of M frames and of those they move to -> flow (M, 2, H, W) px."""
+    def _flows(self, maps: list[Tensor], order: Tensor) -> Tensor:
+        """Projected maps of all frames, and where those of each clip are among them (B, N) -> flows.
+
+        (M, 2, H, W) px, M = B * (N-1) or, with both directions, twice that: backward after forward.
+        """
+        starts, ends = order[:, :-1].flatten(), order[:, 1:].flatten()
+        if self.bidirectional:  # one batch: half the nodes, a third less memory than two heads
+            starts, ends = torch.cat([starts, ends]), torch.cat([ends, starts])
+        maps1, maps2 = ([m.index_select(0, which) for m in maps] for which in (starts, ends))
         return self.model.flow_head.match(maps1, maps2).flow
 
 

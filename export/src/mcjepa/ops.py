@@ -202,9 +202,16 @@ def convex_upsample_by_neighbour(flow: Tensor, logits: Sequence[Tensor], factor:
 
 def _neighbours(flow: Tensor, factor: int) -> list[Tensor]:
     """The nine vectors around each position, row by row, times the factor: (B, 2, H, W) each."""
-    h, w = flow.shape[-2:]
     padded = F.pad(factor * flow, [1] * 4, mode="replicate")
-    return [padded[:, :, i : i + h, j : j + w] for i in range(3) for j in range(3)]
+    return [window(padded, i, j) for i in range(3) for j in range(3)]
+
+
+def window(padded: Tensor, i: int, j: int) -> Tensor:
+    """What is left of (B, C, H + 2, W + 2) from row i and column j on, 0 to 2 both: (B, C, H, W).
+
+    Negative padding: one node of a graph, where slices are two, whose ends are computed anew at every run.
+    """
+    return F.pad(padded, [-j, j - 2, -i, i - 2])
 
 
 def resize_area(images: Tensor, side: int) -> Tensor:

@@ -132,7 +132,6 @@ class FoldedDisplacement(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, 2, H, W) px."""
-        h, w = x.shape[2:]
         taps = F.pad(F.conv2d(x, self.weight), [1] * 4)
-        moved = [taps[:, 2 * k : 2 * k + 2, k // 3 : k // 3 + h, k % 3 : k % 3 + w] for k in range(9)]
+        moved = [ops.window(taps[:, 2 * k : 2 * k + 2], k // 3, k % 3) for k in range(9)]
         return sum(moved, self.bias)
