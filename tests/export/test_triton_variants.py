@@ -18,10 +18,9 @@ GOLDEN_TENSORRT = """\
 execution_accelerators {
   gpu_execution_accelerator {
     name: "tensorrt"
-    parameters { key: "precision_mode" value: "FP16" }
+    parameters { key: "precision_mode" value: "FP32" }
     parameters { key: "trt_engine_cache_enable" value: "1" }
     parameters { key: "trt_engine_cache_path" value: "/var/cache/mcjepa-tensorrt/mcjepa_embed" }
-    parameters { key: "trt_layer_norm_fp32_fallback" value: "1" }
     parameters { key: "trt_profile_max_shapes" value: "images:8x128x128x3" }
     parameters { key: "trt_profile_min_shapes" value: "images:1x128x128x3" }
     parameters { key: "trt_profile_opt_shapes" value: "images:8x128x128x3" }

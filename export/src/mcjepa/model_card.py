@@ -33,7 +33,7 @@ LIMITS = """\
   are often missed; fine structures are blurred; where a point is hidden in frame 2 the flow is a guess.
 - Frames above the gateway's pixel budget are computed at a lower resolution.
 - The embedding was learnt from small images: it tells rough kinds of scenes and textures apart, not fine
-  classes. Its cosines lie close together: trust their order, not their size.
+  classes.
 - No evaluation of fairness, of medical or aerial images, or of night and weather has been made."""
 
 
