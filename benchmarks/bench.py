@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import embeddings
 import engines
 import gateways
 from common import HEIGHT, WIDTH, machine, read_frames, rounded, write_json
@@ -33,6 +34,8 @@ def main() -> None:
     report["gateways"] = gateways.measure(repository, frames[:2], arguments.threads, clients, each)
     report["bars"] = gateways.bars(report["gateways"], report["direct"])
     show_gateways(report)
+    report["embeddings"] = embeddings.measure(repository, frames[0], arguments.threads, 4 * each)
+    show_embeddings(report)
     report["client_import_cpu_s"] = client_import()
     print(f"\nimport mcjepa_client: {report['client_import_cpu_s']} s of a processor")
     if arguments.output:
@@ -83,6 +86,15 @@ def show_engines(report: dict[str, Any]) -> None:
     roof = report["engines"]["roofline"]
     print(f"  {roof['gmac']} GMAC; a matrix product reaches {roof['gemm_gflops_per_core']} GFLOP/s a core,")
     print(f"  onnxruntime works at {100 * roof['share']:.0f} % of that", flush=True)
+
+
+def show_embeddings(report: dict[str, Any]) -> None:
+    print(f"\nEmbeddings over HTTP, JPEG files of {embeddings.SIDE}x{embeddings.SIDE} in; ms")
+    print(f"  {'':<40}{'p50':>9}{'p90':>9}{'p99':>9}{'cpu':>9}{'requests per s':>16}")
+    for name, rows in report["embeddings"].items():
+        for key, row in rows.items():
+            cells = "".join(f"{row[cell]:>9}" for cell in ("p50", "p90", "p99", "cpu_ms_per_request"))
+            print(f"  {name + ', ' + key:<40}{cells}{row['per_s']:>16}")
 
 
 def show_gateways(report: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from mcjepa_server.body import ByteBudget, read_form
 from mcjepa_server.config import Settings
 from mcjepa_server.errors import ApiError
 from mcjepa_server.images import PixelBudget, decode_image
-from mcjepa_server.routes.embeddings import decode_base64
+from mcjepa_server.squares import decode_base64
 from starlette.requests import Request
 
 PIXELS = 2**18

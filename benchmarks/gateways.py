@@ -33,6 +33,15 @@ PLAIN = {"Accept-Encoding": "identity"}  # LitServe would compress
 PEERS = HERE.parent / ".venv-bench/bin/python"  # of the environment that `make bench` makes for them
 
 
+@dataclass(frozen=True)
+class Request:
+    """What a client sends, over and over: a form."""
+
+    path: str
+    files: list[tuple[str, bytes]]
+    fields: Mapping[str, str]
+
+
 @dataclass
 class Running:
     """A server: where it is, its process and what it took to start."""
@@ -47,7 +56,8 @@ def measure(
     repository: Path, pair: Uint8Array, threads: int, clients: list[int], each: int
 ) -> dict[str, Any]:
     """Latencies, throughput, memory and processor time of each server, for each number of clients."""
-    files = {f"frame{number}": encode_png(frame) for number, frame in enumerate(pair, start=1)}
+    files = [(f"frame{number}", encode_png(frame)) for number, frame in enumerate(pair, start=1)]
+    request = Request("/v1/flow", files, {})
     with ExitStack() as stack:
         servers = {
             name: stack.enter_context(start(command, repository, threads))
@@ -58,10 +68,10 @@ def measure(
             for name, server in servers.items()
         }
         for server in servers.values():
-            load(server, files, 1, 2)  # warms up
+            load(server, request, 1, 2)  # warms up
         for count in clients:
             for name, server in servers.items():
-                report[name][f"{count} clients"] = load(server, files, count, max(each, 2 * count))
+                report[name][f"{count} clients"] = load(server, request, count, max(each, 2 * count))
                 report[name]["memory_mb"] = megabytes(server)  # at once
         time.sleep(REST)
         for name, server in servers.items():
@@ -179,13 +189,13 @@ def wait_until_ready(url: str, process: subprocess.Popen[bytes], deadline: float
     raise RuntimeError(f"{url} did not become ready: {process.args!r}")
 
 
-def load(server: Running, files: dict[str, bytes], clients: int, requests: int) -> dict[str, Any]:
+def load(server: Running, request: Request, clients: int, requests: int) -> dict[str, Any]:
     """So many requests by so many clients, each with a connection of its own."""
     before = cpu_seconds(server.process.pid)
     began = time.perf_counter()
     with ThreadPoolExecutor(clients) as pool:
         share = [requests // clients] * clients
-        parts = list(pool.map(lambda count: one_client(server.url, files, count), share))
+        parts = list(pool.map(lambda count: one_client(server.url, request, count), share))
     elapsed = time.perf_counter() - began
     times = [value for part in parts for value in part]
     used = cpu_seconds(server.process.pid) - before
@@ -195,12 +205,13 @@ def load(server: Running, files: dict[str, bytes], clients: int, requests: int) 
     }
 
 
-def one_client(url: str, files: dict[str, bytes], requests: int) -> list[float]:
+def one_client(url: str, request: Request, requests: int) -> list[float]:
     times = []
     with httpx2.Client(trust_env=False, timeout=TIMEOUT, headers=PLAIN) as http:
         for _ in range(requests):
             began = time.perf_counter()
-            http.post(f"{url}/v1/flow", files=files).raise_for_status()
+            reply = http.post(url + request.path, files=request.files, data=request.fields)
+            reply.raise_for_status()
             times.append(1000 * (time.perf_counter() - began))
     return times
 

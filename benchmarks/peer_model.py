@@ -15,24 +15,28 @@ class PeerModel:
     """One inference at a time, on all threads that it was given."""
 
     def __init__(self, repository: Path, threads: int) -> None:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        # As in the gateway, so that only the serving differs.
-        options.enable_mem_pattern = False
-        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
-        options.add_session_config_entry("session.intra_op.spin_duration_us", "20")
-        options.add_session_config_entry("session.intra_op.spin_backoff_max", "16")
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        path = repository / "mcjepa_flow" / "1" / "model.onnx"
-        self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self._session = open_session(repository, "mcjepa_flow", threads)
         self._turn = Lock()
 
     def flow(self, frame1: bytes, frame2: bytes) -> bytes:
         """Two image files -> flow (H, W, 2) px, float32."""
-        frames = np.stack([_decode(frame1), _decode(frame2)])[None]
+        frames = np.stack([decode(frame1), decode(frame2)])[None]
         with self._turn:
             (flow,) = self._session.run(["flow"], {"frames": frames})
         return np.ascontiguousarray(flow[0, 0].transpose(1, 2, 0)).tobytes()
+
+
+def open_session(repository: Path, model: str, threads: int) -> ort.InferenceSession:
+    """A model of the repository with the gateway's settings, so that only the serving differs."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.enable_mem_pattern = False
+    options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+    options.add_session_config_entry("session.intra_op.spin_duration_us", "20")
+    options.add_session_config_entry("session.intra_op.spin_backoff_max", "16")
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    path = repository / model / "1" / "model.onnx"
+    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def arguments(description: str | None) -> argparse.Namespace:
@@ -44,7 +48,8 @@ def arguments(description: str | None) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _decode(data: bytes) -> np.ndarray:
+def decode(data: bytes) -> np.ndarray:
+    """An image file -> (H, W, 3) uint8 RGB."""
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     assert image is not None, "an image"
     return image

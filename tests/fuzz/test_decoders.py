@@ -21,7 +21,7 @@ from mcjepa_server.errors import (
 )
 from mcjepa_server.images import PixelBudget, decode_image
 from mcjepa_server.negotiate import choose_format
-from mcjepa_server.routes.embeddings import decode_base64
+from mcjepa_server.squares import decode_base64
 from starlette.requests import Request
 
 LIMIT = 2**20

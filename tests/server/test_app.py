@@ -154,3 +154,17 @@ def test_a_reply_has_exactly_the_headers_it_documents(client, pair, schema):
 
 def flow_headers(client, pair, fmt):
     return client.post(f"/v1/flow?format={fmt}", files=pair).headers
+
+
+def test_no_request_waits_for_a_thread_before_its_job(client, monkeypatch):
+    """FastAPI runs endpoints and dependencies that are no coroutines in threads."""
+
+    async def refuse(function, *args, **kwargs):
+        raise AssertionError(f"{function} was given to a thread")
+
+    monkeypatch.setattr("fastapi.routing.run_in_threadpool", refuse)
+    monkeypatch.setattr("fastapi.dependencies.utils.run_in_threadpool", refuse)
+    assert client.post("/v1/flow").status_code == 415
+    assert client.post("/v1/embeddings", json={"input": "x"}).status_code == 400
+    assert client.post("/v1/analyze").status_code == 415
+    assert client.get("/v1/models").status_code == 200

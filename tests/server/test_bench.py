@@ -18,7 +18,7 @@ def bench(monkeypatch):
     """Imports a module of benchmarks/."""
     monkeypatch.syspath_prepend(str(FOLDER))
     yield importlib.import_module
-    for name in ("common", "engines", "gateways"):
+    for name in ("common", "embeddings", "engines", "gateways"):
         sys.modules.pop(name, None)
 
 
@@ -45,6 +45,17 @@ def test_gateways(bench, repository, monkeypatch):
     alone = gateways.direct(repository, pair, threads=1, rounds=1)
     assert alone["decode + engine + encode"]["runs"] == alone["engine"]["runs"] == 1
     json.dumps(gateways.bars(report, alone))
+
+
+@pytest.mark.slow
+def test_embeddings(bench, repository):
+    embeddings = bench("embeddings")
+    frame = np.random.default_rng(0).integers(0, 256, (64, 128, 3), np.uint8)
+    report = embeddings.measure(repository, frame, threads=1, each=2)
+    assert report.keys() == {"gateway", "bare FastAPI"}
+    for rows in report.values():
+        assert [row["runs"] for row in rows.values()] == [2, 16, 2]
+    json.dumps(report)
 
 
 def test_bars_compare_with_the_best_peer(bench):

@@ -159,8 +159,9 @@ class Spy:
 
 def spy(engine):
     used = []
-    engine._alone = {name: Spy(session, used) for name, session in engine._alone.items()}
-    engine._beside = {name: Spy(session, used) for name, session in engine._beside.items()}
+    for sessions in ("_alone", "_beside", "_single"):
+        spies = {name: Spy(session, used) for name, session in getattr(engine, sessions).items()}
+        setattr(engine, sessions, spies)
     return used
 
 
@@ -181,6 +182,17 @@ def test_a_call_has_all_threads_where_it_is_alone_and_its_share_beside_others(re
     assert used[0] == used[3] == 5
     for other in others:
         np.testing.assert_array_equal(other.flow_backward, first.flow_backward)
+
+
+def test_one_image_has_one_thread_and_a_batch_has_all(repository):
+    engine = load(repository, threads=5, workers=2)
+    used = spy(engine)
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    batch = asyncio.run(engine.infer_embed(images)).embedding
+    one = asyncio.run(engine.infer_embed(images[:1])).embedding
+    asyncio.run(engine.close())
+    assert used == [5, 1]
+    np.testing.assert_array_equal(one, batch[:1])
 
 
 def test_a_call_that_fails_or_is_cancelled_is_no_longer_beside(repository):

@@ -38,9 +38,9 @@ def nearest(
 ) -> list[Match]:
     """The frames whose embeddings are most like a query, best first.
 
-    Compare like with like: a frame's embedding out of `video`, `process` or `analyze` was computed at the
-    resolution of the flow, one out of `embed` at a small one, and those two differ. For a picture, take
-    `client.analyze([picture, picture]).embeddings[0]`.
+    An embedding out of `video`, `process` or `analyze` is of the frame as its flow was computed, one out of
+    `embed` of the picture as it is; they differ a little (the model card says by how much). Closest to the
+    frames of a video is `client.analyze([picture, picture]).embeddings[0]`.
 
     Args:
         embeddings: one Parquet file or several, with columns frame, timestamp and vector. They are read in

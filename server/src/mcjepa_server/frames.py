@@ -1,4 +1,4 @@
-"""One image file to the pixels that the engine takes. This runs in the processes that decode.
+"""Image files to the pixels that the engine takes. This runs in the processes that decode.
 
 NumPy and OpenCV are imported for images that have to be scaled: without them a process takes half the memory.
 """
@@ -22,8 +22,10 @@ def decode_frame(data: bytes, name: str, budget: PixelBudget, plan: Plan) -> tup
     return scale_frame(np.asarray(image), geometry).tobytes(), geometry
 
 
-def decode_square(data: bytes, name: str, max_pixels: int, side: int) -> bytes:
-    """One file to the pixels of the square (side, side, 3) that the embedding model takes. Blocking."""
+def decode_squares(files: tuple[bytes, ...], names: tuple[str, ...], max_pixels: int, side: int) -> bytes:
+    """Files to the pixels of the squares (N, side, side, 3) that the embedding model takes. Blocking."""
     from mcjepa_server.scaling import resize_square
 
-    return resize_square(decode_image(data, name, PixelBudget(max_pixels, max_pixels)), side).tobytes()
+    budget = PixelBudget(max_pixels, max_pixels)
+    images = (decode_image(data, name, budget) for data, name in zip(files, names, strict=True))
+    return b"".join(resize_square(image, side).tobytes() for image in images)

@@ -32,15 +32,19 @@ class OnnxRuntimeEngine:
 
     A call that is alone has all threads, for its latency. One that begins beside another has its share, for
     the throughput of both: a thread that waits for no other does more. So models of flow are in two sessions.
+    One image to embed has one thread, for two would be no faster and take twice as much of the processor.
     """
 
     name = "onnxruntime"
     clip_frames = CLIP_FRAMES
 
-    def __init__(self, contract: Contract, alone: Sessions, beside: Sessions, workers: int) -> None:
+    def __init__(
+        self, contract: Contract, alone: Sessions, beside: Sessions, single: Sessions, workers: int
+    ) -> None:
         self._contract = contract
         self._alone = alone
         self._beside = beside
+        self._single = single  # of one image
         self._running = 0
         self._grown = False  # the arena, since it was last given back
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="onnxruntime")
@@ -60,10 +64,13 @@ class OnnxRuntimeEngine:
         share = max(1, threads // workers)
         alone = _open_all(repository, contract, names, threads)
         beside = alone
-        if share < threads:  # of an embedding the threads hardly matter
+        if share < threads:  # a batch of images takes few more of the processor with all of them
             flows = [name for name in names if name != EMBED]
             beside = {**alone, **_open_all(repository, contract, flows, share)}
-        return cls(contract, alone, beside, workers)
+        single = alone
+        if threads > 1:
+            single = _open_all(repository, contract, [name for name in names if name == EMBED], 1)
+        return cls(contract, alone, beside, single, workers)
 
     @property
     def contract(self) -> Contract:
@@ -101,7 +108,7 @@ class OnnxRuntimeEngine:
         if shrink:
             options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         self._grown = not shrink
-        session = (self._beside if self._running else self._alone)[model]
+        session = self._session(model, feeds)
         self._running += 1
         try:
             loop = asyncio.get_running_loop()
@@ -113,6 +120,11 @@ class OnnxRuntimeEngine:
             raise EngineError(f"{model} failed in ONNX Runtime") from error
         finally:
             self._running -= 1
+
+    def _session(self, model: str, feeds: dict[str, Uint8Array]) -> ort.InferenceSession:
+        if model == EMBED and len(feeds["images"]) == 1:
+            return self._single[model]
+        return (self._beside if self._running else self._alone)[model]
 
 
 def _share_arena() -> None:

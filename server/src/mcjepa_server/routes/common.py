@@ -43,7 +43,7 @@ INFERENCE_ERRORS: tuple[type[ApiError], ...] = (
 )
 
 
-def get_service(request: Request) -> Service:
+async def get_service(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
 

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
-from collections.abc import Sequence
-from contextlib import aclosing
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,14 +12,11 @@ from fastapi import APIRouter, Request
 from pydantic import ValidationError
 from starlette.responses import JSONResponse, Response
 
-from mcjepa_server.ahead import in_order
 from mcjepa_server.body import JSON, MULTIPART, body_type, read_bytes, read_form
 from mcjepa_server.config import Settings
 from mcjepa_server.contract import EMBED
-from mcjepa_server.decoders import FILES_AT_ONCE
-from mcjepa_server.engine import FloatArray, Uint8Array
-from mcjepa_server.errors import InvalidInput, MalformedRequest, UndecodableImage, UnknownModel
-from mcjepa_server.frames import decode_square
+from mcjepa_server.engine import FloatArray
+from mcjepa_server.errors import InvalidInput, MalformedRequest, UnknownModel
 from mcjepa_server.jobs import Ticket, run_job
 from mcjepa_server.pipeline import normalise
 from mcjepa_server.problems import documented, validation_message
@@ -38,6 +31,7 @@ from mcjepa_server.routes.common import (
 )
 from mcjepa_server.schemas import EmbeddingRequest, EmbeddingResponse
 from mcjepa_server.service import Service
+from mcjepa_server.squares import Named, squares
 
 router = APIRouter(tags=["inference"], dependencies=INFERENCE)
 FIELDS = ("model", "encoding_format", "dimensions")
@@ -80,10 +74,17 @@ async def post_embeddings(request: Request, service: ServiceDep) -> Response:
     async def job(ticket: Ticket) -> Response:
         ticket.charge(pipeline.embed_work(len(files or wanted.items)))
         with ticket.timings.stage("decode"):
-            images = await _squares(wanted, files, service)
+            images = await squares(
+                _named(wanted, files),
+                service.settings.max_image_pixels,
+                service.contract.embed_image_size,
+                service.decoders,
+            )
         embeddings = await pipeline.embed(images, ticket.slot)
         headers = {"X-Model-Version": service.contract.model_version, **ticket.timings.headers()}
-        return JSONResponse(await run_sync(encode_embeddings, embeddings, wanted), headers=headers)
+        if wanted.encoding_format == "base64":  # sooner done than another thread is woken
+            return JSONResponse(encode_embeddings(embeddings, wanted), headers=headers)
+        return await run_sync(lambda: JSONResponse(encode_embeddings(embeddings, wanted), headers=headers))
 
     return await run_job(request, service, job)
 
@@ -128,42 +129,11 @@ def check_request(wanted: EmbeddingRequest, images: int, embedding_size: int, se
         )
 
 
-async def _squares(wanted: EmbeddingRequest, files: list[bytes], service: Service) -> list[Uint8Array]:
-    """Decoded and shrunk a few at once: a full-size image is held only while its turn lasts."""
-    limit, side = service.settings.max_image_pixels, service.contract.embed_image_size
-    items: Sequence[bytes | str] = files or wanted.items
-    kind = "images" if files else "input"
-
-    async def square(item: bytes | str, name: str) -> Uint8Array:
-        data = item if isinstance(item, bytes) else await run_sync(decode_base64, item, name)
-        pixels = await service.decoders.run(decode_square, data, name, limit, side, param=name)
-        return np.frombuffer(pixels, np.uint8).reshape(side, side, 3)
-
-    calls = [partial(square, item, f"{kind}[{index}]") for index, item in enumerate(items)]
-    async with aclosing(in_order(calls, FILES_AT_ONCE)) as squares:
-        return [image async for image in squares]
-
-
-def decode_base64(text: str, param: str) -> bytes:
-    """The bytes of a data URI or of bare base64. URLs are refused: the server fetches nothing."""
-    text = text.strip()
-    scheme = text[:8].lower()
-    if scheme.startswith(("http:", "https:", "ftp:", "file:", "s3:")):
-        raise InvalidInput(
-            f"{param} is a URL; this server fetches no URLs: send the image as a data URI or base64",
-            param=param,
-        )
-    if scheme.startswith("data:"):
-        head, comma, text = text.partition(",")
-        if not comma or not head.lower().endswith(";base64"):
-            raise InvalidInput(f"{param} is a data URI without ';base64,'", param=param)
-    try:
-        return base64.b64decode(text.replace("\r", "").replace("\n", ""), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise UndecodableImage(
-            f"{param} is not base64; this model embeds images: send a data URI or base64 of an image file",
-            param=param,
-        ) from error
+def _named(wanted: EmbeddingRequest, files: list[bytes]) -> list[Named]:
+    """The images under the names that errors call them by."""
+    if files:
+        return [(f"images[{index}]", data) for index, data in enumerate(files)]
+    return [(f"input[{index}]", text) for index, text in enumerate(wanted.items)]
 
 
 def encode_embeddings(embeddings: FloatArray, wanted: EmbeddingRequest) -> dict[str, Any]:

@@ -1,0 +1,92 @@
+"""Images of one request to the squares that the embedding model takes."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterator, Sequence
+from contextlib import aclosing
+from functools import partial
+
+import numpy as np
+from anyio.to_thread import run_sync
+
+from mcjepa_server.ahead import in_order
+from mcjepa_server.decoders import FILES_AT_ONCE, Decoders
+from mcjepa_server.engine import Uint8Array
+from mcjepa_server.errors import DeadlineExceeded, InvalidInput, UndecodableImage
+from mcjepa_server.frames import decode_squares
+
+#: Files, and bytes, that one call of a decoder takes together: the call costs as much as a small file.
+FILES_A_CALL, BYTES_A_CALL = 4, 2**17
+
+Named = tuple[str, bytes | str]  # an image file, or base64 of one
+
+
+async def squares(
+    images: Sequence[Named], max_pixels: int, side: int, decoders: Decoders
+) -> list[Uint8Array]:
+    """Named images to squares (side, side, 3), in order.
+
+    Each is shrunk where it is decoded: a full-size image is held only while its turn lasts. Raises
+    UndecodableImage, ImageTooLarge or InvalidInput for the first image that is not accepted.
+    """
+    calls = [partial(_decode, group, max_pixels, side, decoders) for group in _groups(images)]
+    found: list[Uint8Array] = []
+    async with aclosing(in_order(calls, FILES_AT_ONCE)) as parts:
+        async for part in parts:
+            found += part
+    return found
+
+
+def _groups(images: Sequence[Named]) -> Iterator[Sequence[Named]]:
+    start = used = 0
+    for index, (_, data) in enumerate(images):
+        if index > start and (index - start == FILES_A_CALL or used + len(data) > BYTES_A_CALL):
+            yield images[start:index]
+            start, used = index, 0
+        used += len(data)
+    yield images[start:]
+
+
+async def _decode(
+    group: Sequence[Named], max_pixels: int, side: int, decoders: Decoders
+) -> Sequence[Uint8Array]:
+    names = tuple(name for name, _ in group)
+    files = tuple([await _file(data, name) for name, data in group])
+    label = " to ".join(dict.fromkeys((names[0], names[-1])))
+    try:
+        pixels = await decoders.run(decode_squares, files, names, max_pixels, side, param=label)
+    except (UndecodableImage, DeadlineExceeded):
+        if len(group) == 1:
+            raise
+        # of a process that broke down nobody knows on which file: one by one, each has its own error
+        parts = [await _decode([one], max_pixels, side, decoders) for one in zip(names, files, strict=True)]
+        return [square for part in parts for square in part]
+    return list(np.frombuffer(pixels, np.uint8).reshape(-1, side, side, 3))
+
+
+async def _file(data: bytes | str, name: str) -> bytes:
+    return data if isinstance(data, bytes) else await run_sync(decode_base64, data, name)
+
+
+def decode_base64(text: str, param: str) -> bytes:
+    """The bytes of a data URI or of bare base64. URLs are refused: the server fetches nothing."""
+    text = text.strip()
+    scheme = text[:8].lower()
+    if scheme.startswith(("http:", "https:", "ftp:", "file:", "s3:")):
+        raise InvalidInput(
+            f"{param} is a URL; this server fetches no URLs: send the image as a data URI or base64",
+            param=param,
+        )
+    if scheme.startswith("data:"):
+        head, comma, text = text.partition(",")
+        if not comma or not head.lower().endswith(";base64"):
+            raise InvalidInput(f"{param} is a data URI without ';base64,'", param=param)
+    try:
+        return base64.b64decode(text.replace("\r", "").replace("\n", ""), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise UndecodableImage(
+            f"{param} is not base64; this model embeds images: send a data URI or base64 of an image file",
+            param=param,
+        ) from error

@@ -1,0 +1,83 @@
+"""Images of one request to squares: small files together, in order, and each with its own error."""
+
+import asyncio
+import base64
+
+import numpy as np
+import pytest
+from mcjepa_server import squares as module
+from mcjepa_server.errors import UndecodableImage
+from mcjepa_server.images import PixelBudget, decode_image
+from mcjepa_server.scaling import resize_square
+from mcjepa_server.squares import FILES_A_CALL, squares
+
+SIDE = 32
+CRASHES = b"the decoder breaks down on this"
+
+
+class Decoders:
+    """Decodes here, notes the files of each call, and breaks down like a process does."""
+
+    def __init__(self):
+        self.calls = []
+
+    async def run(self, function, files, *args, param):
+        self.calls.append(len(files))
+        if CRASHES in files:
+            raise UndecodableImage(f"{param} cannot be decoded: the decoder broke down on it", param=param)
+        return function(files, *args)
+
+
+def decode(images, decoders):
+    return asyncio.run(squares(images, 10**6, SIDE, decoders))
+
+
+@pytest.fixture
+def files(encode, picture):
+    return [encode(np.roll(picture(), shift, axis=1)) for shift in range(2 * FILES_A_CALL + 1)]
+
+
+def named(files):
+    return [(f"images[{index}]", data) for index, data in enumerate(files)]
+
+
+def expected(data):
+    return resize_square(decode_image(data, "x", PixelBudget(10**6, 10**6)), SIDE)
+
+
+def test_small_files_share_calls_and_stay_in_order(files):
+    decoders = Decoders()
+    found = decode(named(files), decoders)
+    np.testing.assert_array_equal(found, [expected(data) for data in files])
+    assert decoders.calls == [FILES_A_CALL, FILES_A_CALL, 1]
+
+
+def test_base64_is_decoded_first(files):
+    texts = [base64.b64encode(data).decode() for data in files]
+    np.testing.assert_array_equal(decode(named(texts), Decoders()), decode(named(files), Decoders()))
+
+
+def test_files_that_are_large_together_go_apart(files, monkeypatch):
+    monkeypatch.setattr(module, "BYTES_A_CALL", len(files[0]) + len(files[1]))
+    decoders = Decoders()
+    found = decode(named([*files[:2], files[2] + bytes(10**4), files[3]]), decoders)
+    np.testing.assert_array_equal(found, [expected(data) for data in files[:4]])
+    assert decoders.calls == [2, 1, 1]
+
+
+def test_a_file_that_breaks_the_decoder_is_found_among_others(files):
+    files[2] = CRASHES
+    decoders = Decoders()
+    with pytest.raises(
+        UndecodableImage, match=r"^images\[2\] cannot be decoded: the decoder broke"
+    ) as caught:
+        decode(named(files[:4]), decoders)
+    assert caught.value.param == "images[2]"
+    assert decoders.calls == [4, 1, 1, 1]
+
+
+def test_the_first_bad_file_is_named(files):
+    files[1], files[3] = b"junk", b""
+    with pytest.raises(UndecodableImage, match="not a readable image") as caught:
+        decode(named(files), Decoders())
+    assert caught.value.param == "images[1]"
