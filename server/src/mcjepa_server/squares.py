@@ -53,7 +53,8 @@ async def _decode(
     group: Sequence[Named], max_pixels: int, side: int, decoders: Decoders
 ) -> Sequence[Uint8Array]:
     names = tuple(name for name, _ in group)
-    files = tuple([await _file(data, name) for name, data in group])
+    texts = any(isinstance(data, str) for _, data in group)
+    files = await run_sync(_files, group) if texts else _files(group)
     label = " to ".join(dict.fromkeys((names[0], names[-1])))
     try:
         pixels = await decoders.run(decode_squares, files, names, max_pixels, side, param=label)
@@ -66,8 +67,8 @@ async def _decode(
     return list(np.frombuffer(pixels, np.uint8).reshape(-1, side, side, 3))
 
 
-async def _file(data: bytes | str, name: str) -> bytes:
-    return data if isinstance(data, bytes) else await run_sync(decode_base64, data, name)
+def _files(group: Sequence[Named]) -> tuple[bytes, ...]:
+    return tuple(data if isinstance(data, bytes) else decode_base64(data, name) for name, data in group)
 
 
 def decode_base64(text: str, param: str) -> bytes:
