@@ -27,6 +27,7 @@ from mcjepa.data.batches import Batch, Sources, batches, open_sources
 from mcjepa.data.device_batches import DeviceBatches
 from mcjepa.graphed_step import GraphedStep
 from mcjepa.model import MCJEPA
+from mcjepa.pairs import count, pairs, video_batch
 from mcjepa.whiten import fit_whitening
 
 ENDLESS = 10**9  # steps, for runs that end by the clock
@@ -275,17 +276,17 @@ class Trainer:
 
     def flow_terms(self, batch: Batch) -> dict[str, Tensor]:
         """The weighted terms of L_flow, in one pass: video pairs both ways, the others forward."""
-        known, student, video = (_count(batch, k) for k in ("known1", "student1", "video1"))
+        known, student, video = (count(batch, k) for k in ("known1", "student1", "video1"))
         frames = [batch[k + i] for k in ("known", "student", "video") for i in "12" if k + i in batch]
         with self._autocast():
             feats = self.model.encode(torch.cat(frames).contiguous(memory_format=torch.channels_last))
-            pairs = [_pairs(f, known, student, video) for f in feats]
-            feats1, feats2 = [first for first, _ in pairs], [second for _, second in pairs]
+            both = [pairs(f, known, student, video) for f in feats]
+            feats1, feats2 = [first for first, _ in both], [second for _, second in both]
             out = self.model.flow(feats1, feats2)
         terms: dict[str, Tensor] = {}
         if video:
             terms |= losses.video_terms(
-                _video_batch(batch, feats1, feats2, out.flow, known + student, video), self.config.loss
+                video_batch(batch, feats1, feats2, out.flow, known + student, video), self.config.loss
             )
         if student:
             taught = losses.distillation(out.flow[known : known + student], *self.teach(batch))
@@ -304,7 +305,7 @@ class Trainer:
         teacher = self.averaged().eval()
         with self._autocast():
             feats = teacher.encode(torch.cat([batch["teacher1"], batch["teacher2"]]))
-            v = _count(batch, "teacher1")
+            v = count(batch, "teacher1")
             one, two = [f[:v] for f in feats], [f[v:] for f in feats]
             flow12, flow21 = teacher.flow(one, two).flow, teacher.flow(two, one).flow
         visible = ops.occlusion_mask(flow12, flow21)
@@ -371,33 +372,6 @@ def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, A
     decayed = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
-
-
-def _pairs(feats: Tensor, known: int, student: int, video: int) -> tuple[Tensor, Tensor]:
-    """Features of frames, kind by kind the first ones before the second ones -> those of the pairs' first and
-    second frames: known, student, video, video backward.
-    """
-    k1, k2, s1, s2, v1, v2 = feats.split([known, known, student, student, video, video])
-    return torch.cat([k1, s1, v1, v2]), torch.cat([k2, s2, v2, v1])
-
-
-def _video_batch(
-    batch: Batch, feats1: list[Tensor], feats2: list[Tensor], flow: Tensor, known: int, video: int
-) -> losses.VideoBatch:
-    img1, img2 = batch["video1"].float() / 255, batch["video2"].float() / 255
-    forward, backward = flow[known : known + video], flow[known + video :]
-    return losses.VideoBatch(
-        img1=torch.cat([img1, img2]),
-        img2=torch.cat([img2, img1]),
-        feats1=[f[known:].float() for f in feats1],
-        feats2=[f[known:].float() for f in feats2],
-        flow12=torch.cat([forward, backward]),
-        flow21=torch.cat([backward, forward]),
-    )
-
-
-def _count(batch: Batch, key: str) -> int:
-    return batch[key].shape[0] if key in batch else 0
 
 
 def _identity(config: Config) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def _to_ort_trt(message: model_config_pb2.ModelConfig) -> None:
     accelerator = message.optimization.execution_accelerators.gpu_execution_accelerator.add(name="tensorrt")
     accelerator.parameters.update(
         {
-            "precision_mode": "FP32",  # half precision would round coordinates, and nobody compares answers here
+            "precision_mode": "FP32",  # half would round coordinates, and nothing compares answers here
             "trt_engine_cache_enable": "1",
             "trt_engine_cache_path": f"{ENGINE_CACHE}/{message.name}",
             "trt_timing_cache_enable": "1",
