@@ -66,8 +66,11 @@ def hold(pair, *, held, then, **settings):
         async with running(engine, **settings) as (client, service):
             assert (await client.post("/v1/flow", files=pair)).status_code == 200
             engine.fault = "hang"
+            calls = len(engine.calls)
             tasks = [asyncio.create_task(client.post("/v1/flow", files=pair)) for _ in range(held)]
-            await until(lambda: service.admission.pixels == held * PAIR_PIXELS)
+            # else the next request might be the one that comes to the engine first
+            await until(lambda: len(engine.calls) > calls and service.admission.waiting == held - 1)
+            assert service.admission.pixels == held * PAIR_PIXELS
             reply = await then(client, service)
             for task in tasks:
                 task.cancel()

@@ -29,7 +29,7 @@ async def squares(
     """Named images to squares (side, side, 3), in order.
 
     Each is shrunk where it is decoded: a full-size image is held only while its turn lasts. Raises
-    UndecodableImage, ImageTooLarge or InvalidInput for the first image that is not accepted.
+    UndecodableImage, ImageTooLarge or InvalidInput, which name an image that is not accepted.
     """
     calls = [partial(_decode, group, max_pixels, side, decoders) for group in _groups(images)]
     found: list[Uint8Array] = []
