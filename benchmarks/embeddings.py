@@ -27,17 +27,29 @@ def measure(repository: Path, frame: Uint8Array, threads: int, each: int) -> dic
             name: stack.enter_context(gateways.start(command, repository, threads))
             for name, command in servers.items()
         }
-        report: dict[str, Any] = {name: {} for name in running}
-        for load, (clients, images) in LOADS.items():
-            request = gateways.Request("/v1/embeddings", [("images", image)] * images, FORM)
-            turns: dict[str, list[dict[str, Any]]] = {name: [] for name in running}
-            for turn in range(ROUNDS + 1):
-                for name, server in running.items():
-                    row = gateways.load(server, request, clients, max(each, 2 * clients))
-                    turns[name] += [row] if turn else []  # the first warms up
-            for name, rows in turns.items():
-                report[name][load] = sorted(rows, key=lambda row: row["p50"])[ROUNDS // 2]
-    return report
+        return {
+            name: dict(zip(LOADS, rows, strict=True))
+            for name, rows in _measured(running, image, each).items()
+        }
+
+
+def _measured(
+    running: dict[str, gateways.Running], image: bytes, each: int
+) -> dict[str, list[dict[str, Any]]]:
+    """Of each server a row for each load."""
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in running}
+    for clients, images in LOADS.values():
+        request = gateways.Request("/v1/embeddings", [("images", image)] * images, FORM)
+        turns = [
+            {
+                name: gateways.load(one, request, clients, max(each, 2 * clients))
+                for name, one in running.items()
+            }
+            for _ in range(ROUNDS + 1)
+        ][1:]  # the first warms up
+        for name, rows in found.items():
+            rows.append(sorted((turn[name] for turn in turns), key=lambda row: row["p50"])[ROUNDS // 2])
+    return found
 
 
 def encode_jpeg(frame: Uint8Array) -> bytes:

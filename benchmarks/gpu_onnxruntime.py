@@ -23,7 +23,7 @@ import gpu
 import numpy as np
 import onnxruntime as ort
 import torch
-from common import HEIGHT, WIDTH, Uint8Array, rounded, write_json
+from common import HEIGHT, WIDTH, rounded, write_json
 from torch import Tensor
 
 CHECKPOINT = gpu.ROOT / "export/weights/nano"
@@ -41,7 +41,8 @@ def main() -> None:
     print("\n".join(f"{name}: {value}" for name, value in machine.items()))
     print(f"\n| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}", flush=True)
     picture = gpu.texture(2 * HEIGHT, 2 * WIDTH)
-    rows = [row for batch in args.batches for row in _rows(picture, batch, args.seconds)]
+    subject = gpu.nano_subjects(CHECKPOINT, picture, args.batches)[0]
+    rows = [row for batch in args.batches for row in _rows(subject, batch, args.seconds)]
     if args.output:
         write_json(args.output, {"machine": machine, "rows": rows})
 
@@ -54,10 +55,10 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _rows(picture: Uint8Array, batch: int, seconds: float) -> list[dict[str, Any]]:
+def _rows(subject: gpu.Subject, batch: int, seconds: float) -> list[dict[str, Any]]:
     """Of torch and of ONNX Runtime, for one size of batch; each is printed at once."""
-    pair = gpu.pairs(picture, batch)[0]
-    exact, first = _torch(picture, pair, seconds)
+    pair = subject.sets(batch)[0]
+    exact, first = _torch(subject, pair, seconds)
     rows: list[dict[str, Any]] = [{"runtime": "torch, float16, CUDA graph", "batch": batch} | first]
     for name, options in OPTIONS.items():
         measured = gpu.attempt(_onnx_runtime, options, pair, exact, seconds)
@@ -71,9 +72,8 @@ def _rows(picture: Uint8Array, batch: int, seconds: float) -> list[dict[str, Any
 
 
 @torch.inference_mode()
-def _torch(picture: Uint8Array, pair: gpu.Inputs, seconds: float) -> tuple[Tensor, dict[str, float]]:
+def _torch(subject: gpu.Subject, pair: gpu.Inputs, seconds: float) -> tuple[Tensor, dict[str, float]]:
     """The flow of a batch of pairs in float32, (B, 2, H, W) px, and the times in float16 as a CUDA graph."""
-    subject = gpu.nano_subjects(CHECKPOINT, picture, [len(pair[0])])[0]
     graph = gpu.prepare(subject, "float16 graph", pair)
 
     def call() -> None:

@@ -69,18 +69,15 @@ async def post_embeddings(request: Request, service: ServiceDep) -> Response:
     kind = body_type(request, JSON, MULTIPART)
     service.admission.check(request.state.api_key)
     wanted, files = await (_read_json if kind == JSON else _read_multipart)(request, service)
-    check_request(wanted, len(files or wanted.items), service.contract.embedding_size, service.settings)
+    images = _named(wanted, files)
+    check_request(wanted, len(images), service.contract.embedding_size, service.settings)
 
     async def job(ticket: Ticket) -> Response:
-        ticket.charge(pipeline.embed_work(len(files or wanted.items)))
+        ticket.charge(pipeline.embed_work(len(images)))
+        limit, side = service.settings.max_image_pixels, service.contract.embed_image_size
         with ticket.timings.stage("decode"):
-            images = await squares(
-                _named(wanted, files),
-                service.settings.max_image_pixels,
-                service.contract.embed_image_size,
-                service.decoders,
-            )
-        embeddings = await pipeline.embed(images, ticket.slot)
+            decoded = await squares(images, limit, side, service.decoders)
+        embeddings = await pipeline.embed(decoded, ticket.slot)
         headers = {"X-Model-Version": service.contract.model_version, **ticket.timings.headers()}
         if wanted.encoding_format == "base64":  # sooner done than another thread is woken
             return JSONResponse(encode_embeddings(embeddings, wanted), headers=headers)
