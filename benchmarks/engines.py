@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from common import HEIGHT, WIDTH, Uint8Array, rounded, take_turns
 from mcjepa_server.engine import Engine
 from mcjepa_server.engines.onnxruntime import OnnxRuntimeEngine
 from mcjepa_server.engines.openvino import OpenVinoEngine
-from mcjepa_server.errors import ContractError
 from mcjepa_server.geometry import split_clip
 from mcjepa_server.scaling import resize_square
 
@@ -30,9 +28,6 @@ def measure(repository: Path, frames: Uint8Array, threads: int, rounds: int) -> 
         "onnxruntime": OnnxRuntimeEngine.load(repository, threads, workers=1),
         "openvino": OpenVinoEngine.load(repository, threads, workers=1),
     }
-    with suppress(ContractError):  # a processor without bfloat16
-        lowered = OpenVinoEngine.load(repository, threads, workers=1, precision="bfloat16")
-        engines["openvino-bfloat16"] = lowered
     calls = {f"pair, {name}": flow_of(engine, frames[:2]) for name, engine in engines.items()}
     times = take_turns(calls | classical(frames[:2]), rounds)
     default = engines["onnxruntime"]

@@ -93,7 +93,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
 def small_model() -> ModelConfig:
     return ModelConfig(
         EncoderConfig(widths=(8, 8, 12, 16, 16, 16), depths=(0, 1, 0, 1, 0, 1)),
-        FlowConfig(match_dim=8, hidden_dim=8, widths=(16,), fine_widths=(8, 8, 8)),
+        FlowConfig(match_dim=8, hidden_dim=8, widths=(16,)),
         ContentConfig(expander_dim=24, embedding_dim=20, image_size=64),
     )
 

@@ -109,7 +109,6 @@ def test_a_preset_that_does_not_parse_is_an_error_that_names_the_file(tmp_path: 
         (["model.encoder.widths=[8, 8, 8, 8, 8, 0]"], r"widths\[5\] must be above 0 and finite, got 0"),
         (["model.encoder.depths=[1]"], r"model\.encoder\.depths must have 6 values, got 1"),
         (["model.encoder.depths=[1, 1, 1, 1, 1, -1]"], r"depths\[5\] must be at least 0 and finite, got -1"),
-        (["model.flow.fine_widths=[8, 8]"], r"model\.flow\.fine_widths must have 3 values, got 2"),
         (["model.flow.widths=[8, 0]"], r"model\.flow\.widths\[1\] must be above 0"),
         (["model.flow.radius=0"], r"model\.flow\.radius must be above 0"),
         (["loss.variance=[1.0]"], r"loss\.variance must have 6 values, got 1"),

@@ -33,7 +33,7 @@ def pyramid(shift: tuple[float, float]) -> list[Tensor]:
 
 @pytest.fixture
 def config() -> FlowConfig:
-    return FlowConfig(match_dim=16, hidden_dim=8, widths=(16,), fine_widths=(8, 8, 8))
+    return FlowConfig(match_dim=16, hidden_dim=8, widths=(16,))
 
 
 @pytest.fixture
@@ -47,8 +47,8 @@ def test_a_fresh_head_finds_a_known_shift_by_matching_alone(head, shift):
     with torch.no_grad():
         out = head(pyramid((0, 0)), pyramid(shift))
     middle = out.flow[0, :, 64:-64, 64:-64].flatten(1)
-    assert middle.median(1).values.tolist() == pytest.approx(shift, abs=0.5)
-    assert (middle - torch.tensor(shift)[:, None]).norm(dim=0).quantile(0.9) < 4.0
+    assert middle.median(1).values.tolist() == pytest.approx(shift, abs=0.75)
+    assert (middle - torch.tensor(shift)[:, None]).norm(dim=0).quantile(0.9) < 5.0
 
 
 def test_levels_go_from_coarse_to_fine_in_pixels_of_their_own_grids(head):
@@ -80,7 +80,6 @@ def test_what_is_far_around_reaches_a_position(head):
 def test_flow_is_clipped_at_every_level(head):
     head.config = replace(head.config, max_flow=10.0)
     torch.nn.init.constant_(head.coarse.head.bias, 100.0)
-    torch.nn.init.constant_(head.fine.head.bias, 100.0)
     with torch.no_grad():
         out = head(pyramid((0, 0)), pyramid((60, 0)))
     assert out.flow.abs().max() <= 10.0 + 1e-4
@@ -99,7 +98,7 @@ def test_flow_of_featureless_frames_is_finite(head, value):
 
 def test_every_parameter_of_the_head_learns(head):
     far = head.surroundings
-    for conv in (head.coarse.head, head.fine.head, far.far.head, far.hidden):
+    for conv in (head.coarse.head, far.far.head, far.hidden):
         torch.nn.init.normal_(conv.weight, std=0.1)  # at zero they hide what lies before them
     head(pyramid((0, 0)), pyramid((3, 2))).flow.square().mean().backward()
     silent = [n for n, p in head.named_parameters() if p.grad is None or not p.grad.any()]
@@ -109,7 +108,7 @@ def test_every_parameter_of_the_head_learns(head):
 def test_a_matcher_tells_the_shift_left_over_after_the_flow(config):
     """Frame 2 is 3 px away, the flow knows of 1: the displacement is the other 2."""
     torch.manual_seed(0)
-    matcher = LevelMatcher(16, replace(config, temperature=100.0), radius=4, stride=2)
+    matcher = LevelMatcher(16, replace(config, temperature=100.0), stride=2)
     f1, f2 = waves(2, (0, 0)), waves(2, (6, -2))  # at stride 2: (3, -1) px of the grid
     flow = torch.tensor([1.0, 0.0]).reshape(1, 2, 1, 1).expand(1, 2, *f1.shape[-2:])
     corr, displacement, peak = matcher(matcher.project(f1), matcher.project(f2), flow)
@@ -119,12 +118,12 @@ def test_a_matcher_tells_the_shift_left_over_after_the_flow(config):
     assert corr.shape[1] == 81
     assert (peak >= 0).all()
     assert (peak <= 1).all()
-    assert matcher.project(f1).shape[1] == context_dim(config, 4)
+    assert matcher.project(f1).shape[1] == context_dim(config)
 
 
 def test_a_part_that_is_the_same_everywhere_does_not_hide_the_rest(config):
     torch.manual_seed(0)
-    matcher = LevelMatcher(16, replace(config, temperature=100.0), radius=4, stride=2)
+    matcher = LevelMatcher(16, replace(config, temperature=100.0), stride=2)
     f1, f2, flow = waves(2, (0, 0)), waves(2, (6, -2)), torch.zeros(1, 2, SIZE[0] // 2, SIZE[1] // 2)
     with torch.no_grad():
         clear = matcher(matcher.project(f1), matcher.project(f2), flow)[1]
@@ -135,7 +134,7 @@ def test_a_part_that_is_the_same_everywhere_does_not_hide_the_rest(config):
 def test_a_pair_is_matched_by_its_own_statistics(config):
     """Not by those of the pairs it shares a batch with."""
     torch.manual_seed(0)
-    matcher = LevelMatcher(16, config, radius=4, stride=8).train()
+    matcher = LevelMatcher(16, config, stride=8).train()
     f1, f2 = waves(8, (0, 0)), waves(8, (13, -9))
     flow = torch.zeros(1, 2, *f1.shape[-2:])
     m1, m2 = matcher.project(f1), matcher.project(f2)
@@ -147,16 +146,16 @@ def test_a_pair_is_matched_by_its_own_statistics(config):
 @pytest.mark.parametrize(
     ("radius", "match_dim", "hidden_dim"), [(4, 32, 32), (2, 32, 32), (4, 8, 8), (3, 16, 11)]
 )
-def test_estimators_take_a_multiple_of_16_channels(radius, match_dim, hidden_dim):
-    config = FlowConfig(match_dim=match_dim, hidden_dim=hidden_dim)
-    assert input_dim(config, radius) % 16 == 0
-    assert match_dim <= context_dim(config, radius) < match_dim + 16
+def test_the_estimator_takes_a_multiple_of_16_channels(radius, match_dim, hidden_dim):
+    config = FlowConfig(radius=radius, match_dim=match_dim, hidden_dim=hidden_dim)
+    assert input_dim(config) % 16 == 0
+    assert match_dim <= context_dim(config) < match_dim + 16
 
 
 def test_matching_is_in_float32_under_autocast(config):
     """The displacement is the expectation under the softmax of the correlation, as float64 has it."""
     torch.manual_seed(0)
-    matcher = LevelMatcher(16, config, radius=4, stride=8)
+    matcher = LevelMatcher(16, config, stride=8)
     f1, f2 = waves(8, (0, 0)), waves(8, (13, -9))
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         maps = (matcher.project(f).float() for f in (f1, f2))

@@ -25,8 +25,7 @@ def images(n: int, h: int, w: int) -> Tensor:
 def model(small_model: ModelConfig) -> MCJEPA:
     torch.manual_seed(0)
     model = MCJEPA(small_model).eval()
-    for estimator in (model.flow_head.coarse, model.flow_head.fine):  # as after training
-        nn.init.normal_(estimator.head.weight, std=0.05)
+    nn.init.normal_(model.flow_head.coarse.head.weight, std=0.05)  # as after training
     for (
         matcher
     ) in model.flow_head.matchers:  # mild: with noise to match, rounding would grow from level to level
@@ -99,8 +98,10 @@ def test_the_pair_is_the_pair_of_its_pyramids_in_order(model):
     with torch.no_grad():
         pair = model(img1, img2).flow
         feats1, feats2 = model.encode(img1), model.encode(img2)
-        forward, backward = model.flow(feats1, feats2).flow, model.flow(feats2, feats1).flow
-    torch.testing.assert_close(pair, forward, atol=1e-3, rtol=1e-4)
+        grey1, grey2 = model.refinement.grey(img1), model.refinement.grey(img2)
+        forward = model.refinement(grey1, grey2, model.flow(feats1, feats2).levels[-1])
+        backward = model.refinement(grey2, grey1, model.flow(feats2, feats1).levels[-1])
+    torch.testing.assert_close(pair, forward, atol=2e-2, rtol=1e-3)  # noise: rounding grows
     assert (forward - backward).abs().max() > 0.1
 
 
@@ -141,7 +142,7 @@ def test_a_model_in_float64_computes_in_float64(model):
         exact = model.double()(img1, img2)
         embedding = model.embed(model.encode(img1))
     assert {exact.flow.dtype, embedding.dtype, *(f.dtype for f in exact.levels)} == {torch.float64}
-    assert 0 < (rounded.flow - exact.flow).abs().max() < 1e-2
+    assert 0 < (rounded.flow - exact.flow).abs().max() < 5e-2
 
 
 def test_bf16_autocast_stays_near_float32(model):

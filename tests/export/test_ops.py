@@ -127,6 +127,8 @@ def test_the_correlation_of_a_shifted_frame_peaks_at_the_shift_that_its_channel_
 def test_bilinear_upsampling_doubles_the_values_of_a_constant_flow():
     up = ops.upsample_flow_bilinear(constant_flow(1.5, -0.5, 3, 4))
     torch.testing.assert_close(up, constant_flow(3.0, -1.0, 6, 8))
+    up = ops.upsample_flow_bilinear(constant_flow(1.5, -0.5, 3, 4), 4)
+    torch.testing.assert_close(up, constant_flow(6.0, -2.0, 12, 16))
 
 
 def test_bilinear_upsampling_keeps_the_motion_of_a_zoom():
@@ -140,6 +142,13 @@ def test_convex_upsampling_of_a_constant_flow_is_the_factor_times_it(generator):
     mask = 5 * torch.randn(1, 9 * 16, 3, 4, generator=generator)
     up = ops.convex_upsample(constant_flow(1.0, -2.0, 3, 4), mask, 4)
     torch.testing.assert_close(up, constant_flow(4.0, -8.0, 12, 16))
+
+
+def test_convex_upsampling_can_be_bilinear(generator):
+    flow = torch.randn(1, 2, 3, 4, generator=generator)
+    mask = ops.bilinear_logits().reshape(1, 36, 1, 1).expand(1, 36, 3, 4)
+    expected = ops.upsample_flow_bilinear(flow)
+    torch.testing.assert_close(ops.convex_upsample(flow, mask, 2), expected, rtol=0, atol=0.01)
 
 
 def test_convex_upsampling_equals_a_loop(generator):

@@ -16,10 +16,10 @@ from mcjepa.model import MCJEPA
 from mcjepa.onnx_export import FlowModel, Graph, graphs
 from mcjepa.predictors import OnnxModels, TorchModel
 
+pytestmark = pytest.mark.timeout(900)  # an export takes minutes
+
 # A flat softmax: at the usual temperature an untrained net amplifies rounding to pixels.
-FLOW = FlowConfig(
-    match_dim=4, hidden_dim=4, radius=1, fine_radius=1, widths=(8,), fine_widths=(4, 4, 4), temperature=1.0
-)
+FLOW = FlowConfig(match_dim=4, hidden_dim=4, radius=1, widths=(8,), temperature=1.0)
 SMALL = ModelConfig(
     encoder=EncoderConfig(widths=(4, 4, 8, 8, 8, 8), depths=(0, 0, 1, 0, 0, 0)),
     flow=FLOW,

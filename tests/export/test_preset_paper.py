@@ -29,7 +29,7 @@ LAYOUTS = {
 SMALL = [
     "model.encoder.widths=[8, 8, 12, 16, 16, 16]",
     "model.encoder.depths=[0, 1, 0, 1, 0, 1]",
-    "model.flow={match_dim=8, hidden_dim=8, widths=[16], fine_widths=[8, 8, 8]}",
+    "model.flow={match_dim=8, hidden_dim=8, widths=[16]}",
     "model.content={expander_dim=24, image_size=64, embedding_dim=16}",
     "data.workers=0",
     "train.steps=2",

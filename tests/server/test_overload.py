@@ -224,7 +224,6 @@ def test_an_idle_engine_that_hangs_is_found(pair):
         ({"intra_op_threads": 8}, 2),
         ({"intra_op_threads": 8, "max_concurrency": 4}, 4),
         ({"intra_op_threads": 8, "engine": "openvino"}, 1),
-        ({"intra_op_threads": 8, "precision": "bfloat16"}, 1),
         ({"intra_op_threads": 8, "engine": "triton"}, 32),
         ({"intra_op_threads": 8, "triton_urls": ("a:1",)}, 32),
     ],

@@ -49,7 +49,6 @@ LENGTHS = {
     "model.encoder.widths": 6,  # levels, strides 2 to 64
     "model.encoder.depths": 6,
     "model.encoder.kernels": 6,
-    "model.flow.fine_widths": 3,  # convolutions, dilations 1, 2, 4
     "loss.variance": 6,
     "loss.covariance": 6,
 }
@@ -85,14 +84,12 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class FlowConfig:
-    """Coarse-to-fine matching head, strides 32 to 4."""
+    """Coarse-to-fine matching head, strides 32 to 8."""
 
     match_dim: int = 32  # channels of the normalised matching features
     hidden_dim: int = 32  # channels handed from one level to the next
-    radius: int = 4  # correlation radius at strides 32..8, in pixels of the level
-    fine_radius: int = 2  # the same at stride 4
-    widths: tuple[int, ...] = (64, 64, 48, 48)  # estimator shared by strides 32..8
-    fine_widths: tuple[int, ...] = (32, 32, 32)  # slim estimator at stride 4, dilations 1, 2, 4
+    radius: int = 4  # correlation radius, in pixels of the level
+    widths: tuple[int, ...] = (64, 64, 48, 48)  # estimator shared by all levels
     temperature: float = 60.0  # initial, on cosine similarities
     max_flow: float = 512.0  # px at full resolution; flow is clipped here at every level
 

@@ -54,7 +54,8 @@ def render(parameters: Parameters, results: Mapping[str, Any]) -> str:
         f"# Model card: {parameters.model_version}",
         "One ConvNeXt pyramid trained jointly, without labels, for optical flow and image embeddings, in\n"
         "the manner of MC-JEPA (Bardes, Ponce and LeCun, 2023, arXiv 2307.12698), with known-motion\n"
-        "self-supervision on top.",
+        "self-supervision on top. The flow of the network is then refined on the frames (variational\n"
+        "refinement, Brox et al., 2004), with nothing trained.",
         _contract_section(parameters),
         "## Training\n\n" + parameters.training_summary,
         "## Data and licence\n\n" + DATA,

@@ -45,14 +45,14 @@ class FlowModel(nn.Module):
         small = ops.resize_area(images, self.model.config.content.image_size)
         embedding = self.model.embed(self.model.encode(small)).reshape(b, n, -1)  # (B, N, D)
         order = torch.arange(b * n, device=frames.device).reshape(b, n)  # of the frames in `feats`
-        flows = self._flows(self.model.flow_head.project(feats), order)
+        flows = self._flows(self.model.flow_head.project(feats), self.model.refinement.grey(images), order)
         if not self.bidirectional:
             return flows.reshape(b, n - 1, 2, h, w), embedding
         forward, backward = flows.reshape(2, b, n - 1, 2, h, w)
         return forward, backward, embedding
 
-    def _flows(self, maps: list[Tensor], order: Tensor) -> Tensor:
-        """Projected maps of all frames, and where those of each clip are among them (B, N) -> flows.
+    def _flows(self, maps: list[Tensor], grey: Tensor, order: Tensor) -> Tensor:
+        """Projected maps and grey images of all frames, and where those of each clip are (B, N) -> flows.
 
         (M, 2, H, W) px, M = B * (N-1) or, with both directions, twice that: backward after forward.
         """
@@ -60,7 +60,8 @@ class FlowModel(nn.Module):
         if self.bidirectional:  # one batch: half the nodes, a third less memory than two heads
             starts, ends = torch.cat([starts, ends]), torch.cat([ends, starts])
         maps1, maps2 = ([m.index_select(0, which) for m in maps] for which in (starts, ends))
-        return self.model.flow_head.match(maps1, maps2).flow
+        grey1, grey2 = (grey.index_select(0, which) for which in (starts, ends))
+        return self.model.refinement(grey1, grey2, self.model.flow_head.match(maps1, maps2).levels[-1])
 
 
 class EmbedModel(nn.Module):

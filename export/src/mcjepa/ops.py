@@ -44,7 +44,7 @@ def warp(feats2: Tensor, flow: Tensor) -> Tensor:
 
     feats2 (B, C, H, W), flow (B, 2, H, W) px -> (B, C, H, W). Points outside take the nearest border value.
     """
-    if torch.compiler.is_exporting():
+    if torch.compiler.is_exporting() and feats2.shape[1] > 1:
         return _warp_by_rows(feats2, flow)
     h, w = flow.shape[-2:]
     coords = pixel_grid(flow) + flow
@@ -169,9 +169,9 @@ def soft_argmax(corr: Tensor, temperature: Tensor, radius: int) -> tuple[Tensor,
     return sums[:, :2] / sums[:, 2:], 1.0 / sums[:, 2:]
 
 
-def upsample_flow_bilinear(flow: Tensor) -> Tensor:
-    """Twice the resolution and twice the values: (B, 2, H, W) -> (B, 2, 2H, 2W)."""
-    return 2.0 * F.interpolate(flow, scale_factor=2.0, mode="bilinear", align_corners=False)
+def upsample_flow_bilinear(flow: Tensor, factor: int = 2) -> Tensor:
+    """Resolution and values times `factor`: (B, 2, H, W) -> (B, 2, factor * H, factor * W)."""
+    return F.interpolate(factor * flow, scale_factor=float(factor), mode="bilinear", align_corners=False)
 
 
 def convex_upsample(flow: Tensor, mask: Tensor, factor: int) -> Tensor:
@@ -187,6 +187,15 @@ def convex_upsample(flow: Tensor, mask: Tensor, factor: int) -> Tensor:
     with torch.autocast(flow.device.type, enabled=False):  # bfloat16 would round the flow
         fine = torch.bmm(vectors, logits.softmax(dim=1)).reshape(b, h, w, 2, factor, factor)
     return fine.permute(0, 3, 1, 4, 2, 5).reshape(b, 2, factor * h, factor * w)
+
+
+def bilinear_logits() -> Tensor:
+    """Logits (9, 4) that make `convex_upsample` by 2 bilinear, but for e^-MAX_LOGIT where that has 0."""
+    shares = torch.tensor(
+        [[0.25, 0.75, 0.0], [0.0, 0.75, 0.25]]
+    )  # of three neighbours, in each half of a cell
+    weights = torch.einsum("yi,xj->ijyx", shares, shares).reshape(9, 4)
+    return weights.log().clamp(min=-MAX_LOGIT)
 
 
 def convex_upsample_by_neighbour(flow: Tensor, logits: Sequence[Tensor], factor: int) -> Tensor:

@@ -19,8 +19,9 @@ def _concurrency(data: dict[str, Any]) -> int:
     than one after the other; OpenVINO would halve the threads of one that is alone, too."""
     if data.get("engine") == "triton" or _auto_triton(data):
         return 32
-    openvino = data.get("engine") == "openvino" or data.get("precision") == "bfloat16"
-    return 1 if openvino else min(2, data.get("intra_op_threads") or usable_cores())
+    if data.get("engine") == "openvino":
+        return 1
+    return min(2, data.get("intra_op_threads") or usable_cores())
 
 
 def _auto_triton(data: dict[str, Any]) -> bool:
@@ -36,12 +37,7 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
     engine: EngineName = Field(
         default="auto",
-        description="What runs the models; auto is triton where Triton's address is given, else "
-        "onnxruntime; with bfloat16 openvino, where it can and agrees with onnxruntime.",
-    )
-    precision: Literal["float32", "bfloat16"] = Field(
-        default="float32",
-        description="Of openvino's convolutions: bfloat16 is faster on processors that have it.",
+        description="What runs the models; auto is triton where Triton's address is given, else onnxruntime.",
     )
     engine_cache: Path | None = Field(
         default=None,

@@ -3,7 +3,8 @@
 After PWC-Net (Sun et al., 2018): warp, local correlation, estimator, residual flow. Two things differ: the
 features that are matched are projected, standardised over the pair and l2-normalised, and the soft-argmax of
 the correlation moves the flow before the estimator sees it, so that the estimator only corrects and fills in.
-One estimator, and one look at what is far around, serve strides 32 to 8.
+One estimator, and one look at what is far around, serve strides 32 to 8. What is finer is left to the images
+themselves (`refinement.py`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from mcjepa import ops
 from mcjepa.config import EncoderConfig, FlowConfig
 from mcjepa.model.encoder import LayerNorm2d
 
-FINEST_STRIDE = 4
 MAX_TEMPERATURE = 100.0  # of cosines
 BLOCK = 8  # positions that a matrix product of the correlation takes together
 FAR = (2, 4, 8, 1)  # dilations: 15 positions to each side
@@ -27,6 +27,7 @@ READ = 10  # channels of the projection that the surroundings see, at most
 EPS = 1e-5  # under the square root of a deviation
 MATCHED = 6  # channels that say where a match stands: flow, displacement, peak, inside
 COARSEST = 4  # index of the level of stride 32, where matching starts: radius 4 reaches 128 px there
+FINEST = 2  # index of the level of stride 8, where it ends
 
 
 @dataclass
@@ -78,19 +79,19 @@ class Surroundings(nn.Module):
         return self.hidden(far), residual
 
 
-def context_dim(config: FlowConfig, radius: int) -> int:
+def context_dim(config: FlowConfig) -> int:
     """Channels of the projection: those matched, and what brings `input_dim` to a multiple of 16."""
-    return config.match_dim - (_described_dim(config, radius) + config.match_dim) % -16
+    return config.match_dim - (_described_dim(config) + config.match_dim) % -16
 
 
-def input_dim(config: FlowConfig, radius: int) -> int:
-    """Channels that an estimator takes; convolutions are fastest with multiples of 16."""
-    return _described_dim(config, radius) + context_dim(config, radius)
+def input_dim(config: FlowConfig) -> int:
+    """Channels that the estimator takes; convolutions are fastest with multiples of 16."""
+    return _described_dim(config) + context_dim(config)
 
 
-def _described_dim(config: FlowConfig, radius: int) -> int:
+def _described_dim(config: FlowConfig) -> int:
     """Correlation, how the match stands, hidden state of the coarser level."""
-    return (2 * radius + 1) ** 2 + MATCHED + config.hidden_dim
+    return (2 * config.radius + 1) ** 2 + MATCHED + config.hidden_dim
 
 
 def standardise(one: Tensor, two: Tensor) -> tuple[Tensor, Tensor]:
@@ -125,11 +126,11 @@ class LevelMatcher(nn.Module):
     A level of a pyramid goes through `project`, of which `matched` takes one part and estimators `read` all.
     """
 
-    def __init__(self, dim: int, config: FlowConfig, radius: int, stride: int) -> None:
+    def __init__(self, dim: int, config: FlowConfig, stride: int) -> None:
         super().__init__()
-        self.radius = radius
+        self.radius = config.radius
         self.block = min(BLOCK, 64 // stride)  # H and W of the frames are multiples of 64
-        self.project: nn.Module = nn.Conv2d(dim, context_dim(config, radius), 1)
+        self.project: nn.Module = nn.Conv2d(dim, context_dim(config), 1)
         self.matched: nn.Module = Matched(config.match_dim)
         self.read: nn.Module = nn.Identity()
         self.log_temperature = nn.Parameter(torch.tensor(math.log(config.temperature)))
@@ -146,39 +147,37 @@ class LevelMatcher(nn.Module):
         return corr, displacement, peak
 
 
-class Squeeze(nn.Conv2d):
-    """1x1 convolution of all that the finest level knows."""
-
-    def forward(self, *parts: Tensor) -> Tensor:  # type: ignore[override]
-        """Correlation, what is read of frame 1, how the match stands, hidden state: (B, ., H, W) each."""
-        return super().forward(torch.cat(parts, dim=1))
-
-
 class Upsampling(nn.Conv2d):
-    """1x1 convolution of the hidden state to the logits of a convex upsampling, and that upsampling."""
+    """1x1 convolution of the hidden state to the logits of a convex upsampling, and that upsampling by 2.
+
+    It starts as the bilinear one.
+    """
+
+    def __init__(self, hidden_dim: int) -> None:
+        super().__init__(hidden_dim, 9 * 4, 1)
+        nn.init.zeros_(self.weight)
+        with torch.no_grad():
+            self.bias.copy_(ops.bilinear_logits().flatten())  # type: ignore[union-attr]
 
     def forward(self, flow: Tensor, hidden: Tensor) -> Tensor:  # type: ignore[override]
-        """(B, 2, H / 4, W / 4) px of this grid, (B, hidden_dim, H / 4, W / 4) -> (B, 2, H, W) px."""
+        """(B, 2, h, w) px of this grid, (B, hidden_dim, h, w) -> (B, 2, 2h, 2w) px of the finer one."""
         mask = super().forward(hidden)
-        return ops.convex_upsample(flow, ops.at_least_float32(mask), FINEST_STRIDE)
+        return ops.convex_upsample(flow, ops.at_least_float32(mask), 2)
 
 
 class FlowHead(nn.Module):
-    """Pyramids of two frames -> flow of frame 1 to frame 2 at full resolution."""
+    """Pyramids of two frames -> flow of frame 1 to frame 2."""
 
     def __init__(self, encoder: EncoderConfig, config: FlowConfig) -> None:
         super().__init__()
         self.config = config
-        radii = (config.fine_radius, *(config.radius,) * 3)  # levels 2 (stride 4) to 5 (stride 32)
-        pairs = zip(encoder.widths[1:5], radii, (4, 8, 16, 32), strict=True)
-        self.matchers = nn.ModuleList(LevelMatcher(w, config, r, s) for w, r, s in pairs)
+        pairs = zip(encoder.widths[FINEST : COARSEST + 1], (8, 16, 32), strict=True)
+        self.matchers = nn.ModuleList(LevelMatcher(width, config, stride) for width, stride in pairs)
         dilations = (1,) * (len(config.widths) + 1)
-        self.coarse = Estimator(input_dim(config, config.radius), config.widths, config.hidden_dim, dilations)
-        seen = MATCHED + min(READ, context_dim(config, config.radius))
+        self.coarse = Estimator(input_dim(config), config.widths, config.hidden_dim, dilations)
+        seen = MATCHED + min(READ, context_dim(config))
         self.surroundings = Surroundings(config.hidden_dim + seen, config.hidden_dim)
-        self.squeeze: nn.Module = Squeeze(input_dim(config, config.fine_radius), config.fine_widths[0], 1)
-        self.fine = Estimator(config.fine_widths[0], config.fine_widths[1:], config.hidden_dim, (1, 2, 4))
-        self.mask: nn.Module = Upsampling(config.hidden_dim, 9 * FINEST_STRIDE**2, 1)
+        self.mask: nn.Module = Upsampling(config.hidden_dim)
 
     def forward(self, feats1: list[Tensor], feats2: list[Tensor]) -> FlowOutput:
         """feats1, feats2: encoder pyramids, finest first. Every level clips the flow to config.max_flow."""
@@ -187,11 +186,11 @@ class FlowHead(nn.Module):
     def project(self, feats: list[Tensor]) -> list[Tensor]:
         """Pyramid of frames -> what is matched and read of each, whatever its pair.
 
-        Maps (B, `context_dim`, H / s, W / s) of strides s = 4, 8, 16 and 32, in this order.
+        Maps (B, `context_dim`, H / s, W / s) of strides s = 8, 16 and 32, in this order.
         """
         return [
             ops.at_least_float32(matcher.project(f))  # type: ignore[operator]
-            for matcher, f in zip(self.matchers, feats[1 : COARSEST + 1], strict=True)
+            for matcher, f in zip(self.matchers, feats[FINEST : COARSEST + 1], strict=True)
         ]
 
     def match(self, maps1: list[Tensor], maps2: list[Tensor]) -> FlowOutput:
@@ -200,31 +199,28 @@ class FlowHead(nn.Module):
         flow = maps1[-1].new_zeros(b, 2, h, w)
         hidden = maps1[-1].new_zeros(b, self.config.hidden_dim, h, w)
         levels = []
-        for level in range(COARSEST, 0, -1):
+        for level in range(COARSEST, FINEST - 1, -1):
             if level < COARSEST:
                 flow = ops.upsample_flow_bilinear(flow)
                 hidden = F.interpolate(ops.at_least_float32(hidden), scale_factor=2.0, mode="nearest")
-            flow, hidden = self._refine(level, maps1[level - 1], maps2[level - 1], flow, hidden)
+            flow, hidden = self._at_level(level, maps1[level - FINEST], maps2[level - FINEST], flow, hidden)
             levels.append(flow)
-        return FlowOutput(self.mask(flow, hidden), levels)
+        levels.append(self.mask(flow, hidden))
+        return FlowOutput(ops.upsample_flow_bilinear(levels[-1], 4), levels)
 
-    def _refine(
+    def _at_level(
         self, level: int, map1: Tensor, map2: Tensor, flow: Tensor, hidden: Tensor
     ) -> tuple[Tensor, Tensor]:
-        matcher = self.matchers[level - 1]
+        matcher = self.matchers[level - FINEST]
         corr, displacement, peak = matcher(map1, map2, flow)
         limit = self.config.max_flow / 2 ** (level + 1)  # px of this level
         inside = ops.inside(flow)
         flow = (flow + displacement).clamp(-limit, limit)
         read = matcher.read(map1)  # type: ignore[operator]
         match = torch.cat([flow / 8.0, displacement, peak, inside], dim=1)  # (B, MATCHED, H, W)
-        if level == 1:
-            hidden, residual = self.fine(self.squeeze(corr, read, match, hidden))
-        else:
-            hidden, residual = self.coarse(torch.cat([corr, read, match, hidden], dim=1))
+        hidden, residual = self.coarse(torch.cat([corr, read, match, hidden], dim=1))
         flow = flow + ops.at_least_float32(residual)
-        if level > 1:
-            x = torch.cat([hidden, flow / 8.0, displacement, peak, inside, read[:, -READ:]], dim=1)
-            more, residual = self.surroundings(x)
-            hidden, flow = hidden + more, flow + ops.at_least_float32(residual)
+        x = torch.cat([hidden, flow / 8.0, displacement, peak, inside, read[:, -READ:]], dim=1)
+        more, residual = self.surroundings(x)
+        hidden, flow = hidden + more, flow + ops.at_least_float32(residual)
         return flow.clamp(-limit, limit), hidden

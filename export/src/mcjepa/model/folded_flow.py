@@ -1,4 +1,4 @@
-"""The flow head at its two finest levels, which take most of its time: what becomes of it for the export.
+"""The flow head at its finest level, which takes most of its time: what becomes of it for the export.
 
 There a projected map is standardised for matching in as many passes as it took to project it. But mean and
 variance of a projection follow from mean and covariance of what is projected, which are small; so the
@@ -16,30 +16,20 @@ from torch import Tensor, nn
 from mcjepa import ops
 from mcjepa.model.flow import (
     EPS,
-    FINEST_STRIDE,
-    MATCHED,
     FlowHead,
     LevelMatcher,
     Matched,
-    Squeeze,
     Upsampling,
 )
 
 
 def fold_head(head: FlowHead) -> None:
     """In place. Where `project` is then nothing, `matched` and `read` take the level itself."""
-    finest, second = (cast(LevelMatcher, matcher) for matcher in head.matchers[:2])  # strides 4 and 8
-    head.squeeze = FoldedSqueeze(cast(Squeeze, head.squeeze), _project_when_matched(finest), finest.radius)
-    second.read = _project_when_matched(second)
+    finest = cast(LevelMatcher, head.matchers[0])  # stride 8
+    project = cast(nn.Conv2d, finest.project)
+    finest.matched = StandardisedProjection(project, cast(Matched, finest.matched).match_dim)
+    finest.project, finest.read = nn.Identity(), project
     head.mask = FoldedUpsampling(cast(Upsampling, head.mask))
-
-
-def _project_when_matched(matcher: LevelMatcher) -> nn.Conv2d:
-    """In place, and the projection is handed back for what is read."""
-    project = cast(nn.Conv2d, matcher.project)
-    matcher.matched = StandardisedProjection(project, cast(Matched, matcher.matched).match_dim)
-    matcher.project = nn.Identity()
-    return project
 
 
 class StandardisedProjection(nn.Module):
@@ -69,39 +59,6 @@ class StandardisedProjection(nn.Module):
         return source, target
 
 
-class FoldedSqueeze(nn.Module):
-    """`Squeeze` part by part, on the level itself in place of its projection.
-
-    Nothing large is put together first, and the sums go into the convolutions.
-    """
-
-    of_match: Tensor  # (O, corr + match + padding, 1, 1)
-    of_level: Tensor  # (O, C, 1, 1)
-    of_hidden: Tensor  # (O, hidden, 1, 1)
-    bias: Tensor  # (O,)
-
-    def __init__(self, squeeze: Squeeze, project: nn.Conv2d, radius: int) -> None:
-        super().__init__()
-        parts = ((2 * radius + 1) ** 2, project.out_channels, MATCHED)
-        corr, read, match, hidden = squeeze.weight.split((*parts, squeeze.in_channels - sum(parts)), dim=1)
-        self.padding = -(corr.shape[1] + MATCHED) % 4  # channels, of which runtimes want a multiple of 4
-        none = match.new_zeros(len(match), self.padding, 1, 1)
-        read = read.flatten(1)  # (O, channels of the projection)
-        self.register_buffer("of_match", torch.cat([corr, match, none], dim=1))
-        self.register_buffer("of_level", (read @ project.weight.flatten(1))[..., None, None])
-        self.register_buffer("of_hidden", hidden.clone())
-        self.register_buffer("bias", cast(Tensor, squeeze.bias) + read @ cast(Tensor, project.bias))
-
-    def forward(self, corr: Tensor, level: Tensor, match: Tensor, hidden: Tensor) -> Tensor:
-        """(B, (2r+1)^2, H, W), (B, C, H, W), (B, MATCHED, H, W), (B, hidden, H, W) -> (B, O, H, W)."""
-        match = torch.cat([corr, match, match[:, : self.padding]], dim=1)
-        return (
-            F.conv2d(match, self.of_match, self.bias)
-            + F.conv2d(level, self.of_level)
-            + F.conv2d(hidden, self.of_hidden)
-        )
-
-
 class FoldedUpsampling(nn.Module):
     """`Upsampling` with a convolution for each of the nine neighbours: no output has to be cut apart."""
 
@@ -110,10 +67,10 @@ class FoldedUpsampling(nn.Module):
         self.mask = mask
 
     def forward(self, flow: Tensor, hidden: Tensor) -> Tensor:
-        """(B, 2, H / 4, W / 4) px of this grid, (B, hidden_dim, H / 4, W / 4) -> (B, 2, H, W) px."""
-        weight, bias, n = self.mask.weight, cast(Tensor, self.mask.bias), FINEST_STRIDE**2
-        logits = [F.conv2d(hidden, weight[k : k + n], bias[k : k + n]) for k in range(0, 9 * n, n)]
-        return ops.convex_upsample_by_neighbour(flow, logits, FINEST_STRIDE)
+        """(B, 2, h, w) px of this grid, (B, hidden_dim, h, w) -> (B, 2, 2h, 2w) px of the finer one."""
+        weight, bias = self.mask.weight, cast(Tensor, self.mask.bias)
+        logits = [F.conv2d(hidden, weight[k : k + 4], bias[k : k + 4]) for k in range(0, 9 * 4, 4)]
+        return ops.convex_upsample_by_neighbour(flow, logits, 2)
 
 
 class FoldedDisplacement(nn.Module):

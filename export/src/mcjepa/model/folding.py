@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mcjepa.model.encoder import ConvNeXtBlock, Encoder, LayerNorm2d
-from mcjepa.model.flow import Estimator
+from mcjepa.model.flow import COARSEST, FINEST, Estimator
 from mcjepa.model.folded_flow import FoldedDisplacement, fold_head
 from mcjepa.model.joint import MCJEPA, Normalisation
 
@@ -47,8 +47,8 @@ def _fold_levels(model: MCJEPA) -> None:
             continue
         if level + 1 < len(encoder.down):
             _absorb(cast(nn.Conv2d, encoder.down[level + 1]), norm)
-        if level - 1 < len(matchers):
-            _absorb(cast(nn.Conv2d, matchers[level - 1].project), norm)
+        if FINEST <= level <= COARSEST:
+            _absorb(cast(nn.Conv2d, matchers[level - FINEST].project), norm)
         encoder.norms[level] = Scaled(norm)
 
 

@@ -9,6 +9,7 @@ from mcjepa.config import ModelConfig
 from mcjepa.model.content import EXPANDED, Expander, Whitening, pool, pooled_dim
 from mcjepa.model.encoder import Encoder
 from mcjepa.model.flow import FlowHead, FlowOutput
+from mcjepa.model.refinement import Refinement
 
 STRIDE = 64  # height and width of every input are multiples of it
 MEAN = (0.485, 0.456, 0.406)  # RGB, of values in 0 .. 1 (ImageNet)
@@ -40,6 +41,7 @@ class MCJEPA(nn.Module):
         self.encoder = Encoder(config.encoder)
         self.read: nn.Module = nn.Identity()  # of a pyramid; model/folding.py has another
         self.flow_head = FlowHead(config.encoder, config.flow)
+        self.refinement = Refinement(config.flow.max_flow)
         widths, content = config.encoder.widths, config.content
         self.whitening = Whitening(pooled_dim(widths, content.levels), content.embedding_dim)
         self.expander = Expander(pooled_dim(widths, EXPANDED), content.expander_dim)
@@ -49,7 +51,7 @@ class MCJEPA(nn.Module):
         return self.encoder(self.normalise(images))
 
     def flow(self, feats1: list[Tensor], feats2: list[Tensor]) -> FlowOutput:
-        """Two pyramids -> flow of frame 1 to frame 2, (B, 2, H, W) px."""
+        """Two pyramids -> flow of frame 1 to frame 2, (B, 2, H, W) px, before refinement: what is trained."""
         return self.flow_head(feats1, feats2)
 
     def embed(self, feats: list[Tensor]) -> Tensor:
@@ -61,7 +63,10 @@ class MCJEPA(nn.Module):
         return self.expander(pool(feats, EXPANDED))
 
     def forward(self, img1: Tensor, img2: Tensor) -> FlowOutput:
-        """Two frames (B, 3, H, W) RGB 0 .. 255 -> flow; both go through the encoder as one batch."""
+        """Two frames (B, 3, H, W) RGB 0 .. 255 -> flow, refined; both go through the encoder as one batch."""
         feats = self.encode(torch.cat([img1, img2]))
         b = img1.shape[0]
-        return self.flow([f[:b] for f in feats], [f[b:] for f in feats])
+        out = self.flow([f[:b] for f in feats], [f[b:] for f in feats])
+        with torch.autocast(img1.device.type, enabled=False):  # bfloat16 would round the flow
+            grey1, grey2 = self.refinement.grey(img1), self.refinement.grey(img2)
+            return FlowOutput(self.refinement(grey1, grey2, out.levels[-1]), out.levels)

@@ -50,10 +50,8 @@ class OnnxRuntimeEngine:
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="onnxruntime")
 
     @classmethod
-    def load(
-        cls, repository: Path, intra_op_threads: int, workers: int, names: Sequence[str] = MODEL_NAMES
-    ) -> OnnxRuntimeEngine:
-        """Reads a model repository, of which only the models in ``names`` can be run then.
+    def load(cls, repository: Path, intra_op_threads: int, workers: int) -> OnnxRuntimeEngine:
+        """Reads a model repository.
 
         ``intra_op_threads`` are those of a call that is alone, 0 is one per core; at most ``workers`` calls
         run at once. Blocking. Raises ContractError for anything missing or different.
@@ -62,14 +60,13 @@ class OnnxRuntimeEngine:
         _share_arena()
         threads = intra_op_threads or usable_cores()
         share = max(1, threads // workers)
-        alone = _open_all(repository, contract, names, threads)
+        alone = _open_all(repository, contract, MODEL_NAMES, threads)
         beside = alone
         if share < threads:  # a batch of images takes few more of the processor with all of them
-            flows = [name for name in names if name != EMBED]
-            beside = {**alone, **_open_all(repository, contract, flows, share)}
+            beside = {**alone, **_open_all(repository, contract, (FLOW, FLOW_BIDIRECTIONAL), share)}
         single = alone
         if threads > 1:
-            single = _open_all(repository, contract, [name for name in names if name == EMBED], 1)
+            single = _open_all(repository, contract, (EMBED,), 1)
         return cls(contract, alone, beside, single, workers)
 
     @property

@@ -9,19 +9,17 @@ from functools import cache
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mcjepa_server.contract import EMBED, FLOW, FLOW_BIDIRECTIONAL, MODEL_NAMES, Contract, load_contract
 from mcjepa_server.engine import CLIP_FRAMES, EmbedOutput, FloatArray, FlowOutput, Uint8Array
 from mcjepa_server.engines.graphs import Tensor, cannot_be_loaded, check_graph, graph_file
-from mcjepa_server.errors import ContractError, EngineError
+from mcjepa_server.errors import EngineError
 
 if TYPE_CHECKING:  # an optional requirement, imported when an engine is loaded
     import openvino as ov
-
-Precision = Literal["float32", "bfloat16"]
 
 _ONNX_TYPES = {"u8": "tensor(uint8)", "f32": "tensor(float)"}
 
@@ -32,12 +30,10 @@ class OpenVinoEngine:
     A request object holds the memory of one inference; there are `workers` of them for each model.
     """
 
+    name = "openvino"
     clip_frames = CLIP_FRAMES
 
-    def __init__(
-        self, contract: Contract, models: Mapping[str, ov.CompiledModel], workers: int, precision: Precision
-    ) -> None:
-        self.name = "openvino" if precision == "float32" else f"openvino-{precision}"
+    def __init__(self, contract: Contract, models: Mapping[str, ov.CompiledModel], workers: int) -> None:
         self._contract = contract
         self._idle: dict[str, SimpleQueue[ov.InferRequest]] = {name: SimpleQueue() for name in models}
         for name, model in models.items():
@@ -47,24 +43,14 @@ class OpenVinoEngine:
 
     @classmethod
     def load(
-        cls,
-        repository: Path,
-        intra_op_threads: int,
-        workers: int,
-        precision: Precision = "float32",
-        cache_dir: Path | None = None,
+        cls, repository: Path, intra_op_threads: int, workers: int, cache_dir: Path | None = None
     ) -> OpenVinoEngine:
         """Reads a model repository. Blocking. Raises ContractError for anything missing or different.
 
-        ``cache_dir`` keeps what was compiled for the next start. bfloat16 is of the convolutions alone, and
-        an error on a processor without it. Raises ImportError without OpenVINO.
+        ``cache_dir`` keeps what was compiled for the next start. Raises ImportError without OpenVINO.
         """
-        from mcjepa_server.engines.openvino_bfloat16 import lower_convolutions
-
         contract = load_contract(repository)
         core = _core()
-        if precision == "bfloat16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-            raise ContractError("this processor has no instructions for bfloat16")
         properties = _properties(intra_op_threads, workers, cache_dir)
         models = {}
         for name in MODEL_NAMES:
@@ -72,12 +58,10 @@ class OpenVinoEngine:
             try:
                 model = core.read_model(path)
                 check_graph(contract, name, _tensors(model.inputs), _tensors(model.outputs))
-                if precision == "bfloat16":
-                    lower_convolutions(model)
                 models[name] = core.compile_model(model, "CPU", properties)
             except RuntimeError as error:  # OpenVINO's own are no more precise
                 raise cannot_be_loaded(name, error) from error
-        return cls(contract, models, workers, precision)
+        return cls(contract, models, workers)
 
     @property
     def contract(self) -> Contract:
@@ -160,7 +144,7 @@ def _core() -> ov.Core:
 def _properties(intra_op_threads: int, workers: int, cache_dir: Path | None) -> dict[str, object]:
     properties: dict[str, object] = {
         "NUM_STREAMS": workers,
-        "INFERENCE_PRECISION_HINT": "f32",  # what the graph says, where the default is the processor's choice
+        "INFERENCE_PRECISION_HINT": "f32",  # as the graph says: bfloat16 would spoil the flow
         # Pinned threads of two processes would share one core while another is idle.
         "ENABLE_CPU_PINNING": False,
     }

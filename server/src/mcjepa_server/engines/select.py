@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from anyio.to_thread import run_sync
 from platformdirs import user_cache_path
 
 from mcjepa_server.config import Settings
-from mcjepa_server.contract import FLOW, MODEL_NAMES, check_version
+from mcjepa_server.contract import check_version
 from mcjepa_server.engine import Engine
-from mcjepa_server.engines.agreement import BFLOAT16, check_agreement
-from mcjepa_server.errors import ContractError, EngineError
+from mcjepa_server.errors import ContractError
 from mcjepa_server.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -43,27 +41,8 @@ async def _triton(settings: Settings, metrics: Metrics) -> Engine:
 
 async def _embedded(settings: Settings, repository: Path) -> Engine:
     """An engine of this process."""
-    if settings.engine == "openvino":
-        return await run_sync(_openvino, settings, repository)
-    if settings.engine == "auto" and settings.precision == "bfloat16":
-        try:
-            return await _checked_openvino(settings, repository)
-        except (ContractError, EngineError) as error:
-            logger.warning("openvino is not used, nor bfloat16: %s", error)
-    return await run_sync(_onnxruntime, settings, repository, MODEL_NAMES)
-
-
-async def _checked_openvino(settings: Settings, repository: Path) -> Engine:
-    """Raises ContractError or EngineError unless it computes what ONNX Runtime computes, but for rounding."""
-    engine = await run_sync(_openvino, settings, repository)
-    try:
-        reference = await run_sync(_onnxruntime, settings, repository, (FLOW,))
-        await check_agreement(engine, reference, BFLOAT16)
-        await reference.close()
-    except (ContractError, EngineError):
-        await engine.close()
-        raise
-    return engine
+    load = _openvino if settings.engine == "openvino" else _onnxruntime
+    return await run_sync(load, settings, repository)
 
 
 def _openvino(settings: Settings, repository: Path) -> Engine:
@@ -72,18 +51,18 @@ def _openvino(settings: Settings, repository: Path) -> Engine:
     cache = private_folder(settings.engine_cache or user_cache_path("mcjepa") / "openvino")
     threads, workers = settings.intra_op_threads, settings.max_concurrency
     try:
-        return OpenVinoEngine.load(repository, threads, workers, settings.precision, cache)
+        return OpenVinoEngine.load(repository, threads, workers, cache)
     except (ImportError, OSError) as error:
         raise ContractError(
             f"openvino cannot be imported ({error}): pip install 'mcjepa-server[openvino]'"
         ) from error
 
 
-def _onnxruntime(settings: Settings, repository: Path, names: Sequence[str]) -> Engine:
+def _onnxruntime(settings: Settings, repository: Path) -> Engine:
     from mcjepa_server.engines.onnxruntime import OnnxRuntimeEngine  # slow to import, and not always needed
 
     threads, workers = settings.intra_op_threads, settings.max_concurrency
-    return OnnxRuntimeEngine.load(repository, threads, workers, names)
+    return OnnxRuntimeEngine.load(repository, threads, workers)
 
 
 def private_folder(path: Path) -> Path | None:
