@@ -44,7 +44,7 @@ def warp(feats2: Tensor, flow: Tensor) -> Tensor:
 
     feats2 (B, C, H, W), flow (B, 2, H, W) px -> (B, C, H, W). Points outside take the nearest border value.
     """
-    if torch.compiler.is_exporting() and feats2.shape[1] > 1:
+    if torch.compiler.is_exporting() and feats2.shape[1] > 1:  # one channel is best left to GridSample
         return _warp_by_rows(feats2, flow)
     h, w = flow.shape[-2:]
     coords = pixel_grid(flow) + flow
@@ -191,9 +191,7 @@ def convex_upsample(flow: Tensor, mask: Tensor, factor: int) -> Tensor:
 
 def bilinear_logits() -> Tensor:
     """Logits (9, 4) that make `convex_upsample` by 2 bilinear, but for e^-MAX_LOGIT where that has 0."""
-    shares = torch.tensor(
-        [[0.25, 0.75, 0.0], [0.0, 0.75, 0.25]]
-    )  # of three neighbours, in each half of a cell
+    shares = torch.tensor([[0.25, 0.75, 0.0], [0.0, 0.75, 0.25]])  # of 3 neighbours, in each half of a cell
     weights = torch.einsum("yi,xj->ijyx", shares, shares).reshape(9, 4)
     return weights.log().clamp(min=-MAX_LOGIT)
 
