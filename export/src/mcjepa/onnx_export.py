@@ -61,7 +61,7 @@ class FlowModel(nn.Module):
             starts, ends = torch.cat([starts, ends]), torch.cat([ends, starts])
         maps1, maps2 = ([m.index_select(0, which) for m in maps] for which in (starts, ends))
         grey1, grey2 = (grey.index_select(0, which) for which in (starts, ends))
-        return self.model.refinement(grey1, grey2, self.model.flow_head.match(maps1, maps2).levels[-1])
+        return self.model.refinement(grey1, grey2, self.model.flow_head.match(maps1, maps2)[-1])
 
 
 class EmbedModel(nn.Module):

@@ -10,7 +10,6 @@ themselves (`refinement.py`).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -28,14 +27,6 @@ EPS = 1e-5  # under the square root of a deviation
 MATCHED = 6  # channels that say where a match stands: flow, displacement, peak, inside
 COARSEST = 4  # index of the level of stride 32, where matching starts: radius 4 reaches 128 px there
 FINEST = 2  # index of the level of stride 8, where it ends
-
-
-@dataclass
-class FlowOutput:
-    """flow (B, 2, H, W) px; levels: the flows of strides 32 .. 4, (B, 2, H/s, W/s), px of their own grids."""
-
-    flow: Tensor
-    levels: list[Tensor]
 
 
 class Estimator(nn.Module):
@@ -166,7 +157,10 @@ class Upsampling(nn.Conv2d):
 
 
 class FlowHead(nn.Module):
-    """Pyramids of two frames -> flow of frame 1 to frame 2."""
+    """Pyramids of two frames -> flow of frame 1 to frame 2, coarse to fine.
+
+    The flows of strides s = 32, 16, 8 and 4, (B, 2, H / s, W / s) px of their own grids.
+    """
 
     def __init__(self, encoder: EncoderConfig, config: FlowConfig) -> None:
         super().__init__()
@@ -179,7 +173,7 @@ class FlowHead(nn.Module):
         self.surroundings = Surroundings(config.hidden_dim + seen, config.hidden_dim)
         self.mask: nn.Module = Upsampling(config.hidden_dim)
 
-    def forward(self, feats1: list[Tensor], feats2: list[Tensor]) -> FlowOutput:
+    def forward(self, feats1: list[Tensor], feats2: list[Tensor]) -> list[Tensor]:
         """feats1, feats2: encoder pyramids, finest first. Every level clips the flow to config.max_flow."""
         return self.match(self.project(feats1), self.project(feats2))
 
@@ -193,7 +187,7 @@ class FlowHead(nn.Module):
             for matcher, f in zip(self.matchers, feats[FINEST : COARSEST + 1], strict=True)
         ]
 
-    def match(self, maps1: list[Tensor], maps2: list[Tensor]) -> FlowOutput:
+    def match(self, maps1: list[Tensor], maps2: list[Tensor]) -> list[Tensor]:
         """As forward, of the maps that `project` gives for frame 1 and for frame 2."""
         b, _, h, w = maps1[-1].shape
         flow = maps1[-1].new_zeros(b, 2, h, w)
@@ -205,8 +199,7 @@ class FlowHead(nn.Module):
                 hidden = F.interpolate(ops.at_least_float32(hidden), scale_factor=2.0, mode="nearest")
             flow, hidden = self._at_level(level, maps1[level - FINEST], maps2[level - FINEST], flow, hidden)
             levels.append(flow)
-        levels.append(self.mask(flow, hidden))
-        return FlowOutput(ops.upsample_flow_bilinear(levels[-1], 4), levels)
+        return [*levels, self.mask(flow, hidden)]
 
     def _at_level(
         self, level: int, map1: Tensor, map2: Tensor, flow: Tensor, hidden: Tensor

@@ -14,13 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mcjepa import ops
-from mcjepa.model.flow import (
-    EPS,
-    FlowHead,
-    LevelMatcher,
-    Matched,
-    Upsampling,
-)
+from mcjepa.model.flow import EPS, FlowHead, LevelMatcher, Matched, Upsampling
 
 
 def fold_head(head: FlowHead) -> None:

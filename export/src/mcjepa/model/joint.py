@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
+from mcjepa import ops
 from mcjepa.config import ModelConfig
 from mcjepa.model.content import EXPANDED, Expander, Whitening, pool, pooled_dim
 from mcjepa.model.encoder import Encoder
-from mcjepa.model.flow import FlowHead, FlowOutput
+from mcjepa.model.flow import FlowHead
 from mcjepa.model.refinement import Refinement
 
 STRIDE = 64  # height and width of every input are multiples of it
 MEAN = (0.485, 0.456, 0.406)  # RGB, of values in 0 .. 1 (ImageNet)
 STD = (0.229, 0.224, 0.225)
+
+
+@dataclass
+class FlowOutput:
+    """flow (B, 2, H, W) px; levels: the flows of strides 32 .. 4, (B, 2, H/s, W/s), px of their own grids."""
+
+    flow: Tensor
+    levels: list[Tensor]
 
 
 class Normalisation(nn.Module):
@@ -52,7 +63,8 @@ class MCJEPA(nn.Module):
 
     def flow(self, feats1: list[Tensor], feats2: list[Tensor]) -> FlowOutput:
         """Two pyramids -> flow of frame 1 to frame 2, (B, 2, H, W) px, before refinement: what is trained."""
-        return self.flow_head(feats1, feats2)
+        levels = self.flow_head(feats1, feats2)
+        return FlowOutput(ops.upsample_flow_bilinear(levels[-1], 4), levels)
 
     def embed(self, feats: list[Tensor]) -> Tensor:
         """Pyramid -> embedding (B, D), not normalised."""
@@ -66,7 +78,7 @@ class MCJEPA(nn.Module):
         """Two frames (B, 3, H, W) RGB 0 .. 255 -> flow, refined; both go through the encoder as one batch."""
         feats = self.encode(torch.cat([img1, img2]))
         b = img1.shape[0]
-        out = self.flow([f[:b] for f in feats], [f[b:] for f in feats])
+        levels = self.flow_head([f[:b] for f in feats], [f[b:] for f in feats])
         with torch.autocast(img1.device.type, enabled=False):  # bfloat16 would round the flow
             grey1, grey2 = self.refinement.grey(img1), self.refinement.grey(img2)
-            return FlowOutput(self.refinement(grey1, grey2, out.levels[-1]), out.levels)
+            return FlowOutput(self.refinement(grey1, grey2, levels[-1]), levels)
