@@ -211,3 +211,24 @@ def test_a_decoded_array_is_contiguous_rgb(encode, picture):
     array = decode(encode(picture(), exif=exif))
     assert array.dtype == np.uint8
     assert array.flags.c_contiguous
+
+
+@pytest.mark.parametrize(("enough", "divisor"), [(None, 1), (301, 1), (300, 2), (151, 2), (150, 4), (40, 8)])
+def test_a_jpeg_may_come_out_smaller_where_that_is_enough(encode, picture, enough, divisor):
+    """Both sides keep at least what is enough, and what is seen stays the same."""
+    whole = cv2.resize(picture(75, 100), (800, 600), interpolation=cv2.INTER_CUBIC)
+    data = encode(whole, "JPEG", quality=95)
+    found = decode_image(data, "frame1", PixelBudget(10**6, 10**6), enough)
+    assert found.shape == (600 // divisor, 800 // divisor, 3)
+    means = [cv2.resize(image, (8, 6), interpolation=cv2.INTER_AREA) for image in (found, decode(data))]
+    np.testing.assert_allclose(*means, atol=2)
+
+
+def test_other_formats_come_out_whole(encode, picture):
+    image = picture(60, 80)
+    np.testing.assert_array_equal(decode_image(encode(image), "frame1", PixelBudget(10**6, 10**6), 20), image)
+
+
+def test_the_limit_is_on_the_size_in_the_file(encode, picture):
+    with pytest.raises(ImageTooLarge, match="100x75, 7500 pixels"):
+        decode_image(encode(picture(75, 100), "JPEG", quality=95), "frame1", PixelBudget(7499, 10**6), 10)

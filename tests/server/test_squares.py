@@ -3,6 +3,7 @@
 import asyncio
 import base64
 
+import cv2
 import numpy as np
 import pytest
 from mcjepa_server import squares as module
@@ -81,3 +82,11 @@ def test_the_first_bad_file_is_named(files):
     with pytest.raises(UndecodableImage, match="not a readable image") as caught:
         decode(named(files), Decoders())
     assert caught.value.param == "images[1]"
+
+
+def test_a_large_jpeg_gives_nearly_the_square_of_the_whole_file(encode, picture):
+    data = encode(cv2.resize(picture(75, 100), (800, 600), interpolation=cv2.INTER_CUBIC), "JPEG", quality=95)
+    (found,) = decode(named([data]), Decoders())
+    difference = found.astype(float) - expected(data)
+    assert np.abs(difference).mean() < 1.5
+    assert difference.any()  # it was decoded smaller
