@@ -14,7 +14,7 @@ from torch import Tensor
 
 WIDTHS = (16,) * 6
 SIZE = (256, 384)
-STRIDES = (32, 16, 8, 4)
+STRIDES = (32, 16, 8)
 
 
 def waves(stride: int, shift: tuple[float, float]) -> Tensor:

@@ -138,36 +138,6 @@ def test_bilinear_upsampling_keeps_the_motion_of_a_zoom():
     torch.testing.assert_close(ops.upsample_flow_bilinear(coarse)[..., 1:-1, 1:-1], fine[..., 1:-1, 1:-1])
 
 
-def test_convex_upsampling_of_a_constant_flow_is_the_factor_times_it(generator):
-    mask = 5 * torch.randn(1, 9 * 16, 3, 4, generator=generator)
-    up = ops.convex_upsample(constant_flow(1.0, -2.0, 3, 4), mask, 4)
-    torch.testing.assert_close(up, constant_flow(4.0, -8.0, 12, 16))
-
-
-def test_convex_upsampling_can_be_bilinear(generator):
-    flow = torch.randn(1, 2, 3, 4, generator=generator)
-    mask = ops.bilinear_logits().reshape(1, 36, 1, 1).expand(1, 36, 3, 4)
-    expected = ops.upsample_flow_bilinear(flow)
-    torch.testing.assert_close(ops.convex_upsample(flow, mask, 2), expected, rtol=0, atol=0.01)
-
-
-def test_convex_upsampling_equals_a_loop(generator):
-    factor, h, w = 2, 3, 4
-    flow = torch.randn(2, 2, h, w, generator=generator)
-    mask = torch.randn(2, 9 * factor**2, h, w, generator=generator)
-    up = ops.convex_upsample(flow, mask, factor)
-    for y in range(factor * h):
-        for x in range(factor * w):
-            cy, cx, sub = y // factor, x // factor, (y % factor) * factor + x % factor
-            logits = mask.reshape(2, 9, factor**2, h, w)[:, :, sub, cy, cx]
-            weights = logits.exp() / logits.exp().sum(1, keepdim=True)
-            expected = torch.zeros(2, 2)
-            for k in range(9):
-                ny, nx = min(max(cy + k // 3 - 1, 0), h - 1), min(max(cx + k % 3 - 1, 0), w - 1)
-                expected += weights[:, k, None] * factor * flow[:, :, ny, nx]
-            torch.testing.assert_close(up[:, :, y, x], expected)
-
-
 def test_occlusion_of_a_moving_square():
     """A square moves 4 px to the right over a still ground: the ground it comes to cover is occluded."""
     h, w, left, move = 12, 20, 5, 4
@@ -219,27 +189,6 @@ def test_soft_argmax_of_cosines_that_are_all_low_is_finite():
     displacement, peak = ops.soft_argmax(torch.full((1, 9, 2, 2), -0.3), torch.tensor(100.0), 1)
     torch.testing.assert_close(displacement, torch.zeros(1, 2, 2, 2), atol=1e-3, rtol=0)
     torch.testing.assert_close(peak, torch.full((1, 1, 2, 2), 1 / 9), rtol=1e-2, atol=0)
-
-
-def convex_upsample_by_neighbour(flow: Tensor, mask: Tensor, factor: int) -> Tensor:
-    return ops.convex_upsample_by_neighbour(flow, mask.chunk(9, dim=1), factor)
-
-
-def test_convex_upsampling_is_the_same_either_way():
-    flow, mask = torch.randn(2, 2, 4, 6), torch.randn(2, 9 * 16, 4, 6)
-    torch.testing.assert_close(
-        convex_upsample_by_neighbour(flow, mask, 4), ops.convex_upsample(flow, mask, 4)
-    )
-
-
-@pytest.mark.parametrize("upsample", [ops.convex_upsample, convex_upsample_by_neighbour])
-def test_logits_of_the_upsampling_count_up_to_a_limit(upsample):
-    flow = torch.randn(1, 2, 4, 6)
-    sign = torch.randn(1, 9 * 16, 4, 6).sign()
-    up = upsample(flow, 1e4 * sign, 4)
-    assert torch.isfinite(up).all()
-    torch.testing.assert_close(up, upsample(flow, ops.MAX_LOGIT * sign, 4), rtol=0, atol=0)
-    assert (up - upsample(flow, (ops.MAX_LOGIT - 7) * sign, 4)).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("size", [(128, 64), (192, 320), (448, 1024)])

@@ -8,13 +8,11 @@ dx (to the right), channel 1 is dy (down); pixel centres lie at integers; flow a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-MAX_LOGIT = 8.0  # weights of a convex combination are at most e^16 apart
 CELLS = 64  # that images, multiples of 64 on both sides, are cut into along each side
 
 
@@ -172,45 +170,6 @@ def soft_argmax(corr: Tensor, temperature: Tensor, radius: int) -> tuple[Tensor,
 def upsample_flow_bilinear(flow: Tensor, factor: int = 2) -> Tensor:
     """Resolution and values times `factor`: (B, 2, H, W) -> (B, 2, factor * H, factor * W)."""
     return F.interpolate(factor * flow, scale_factor=float(factor), mode="bilinear", align_corners=False)
-
-
-def convex_upsample(flow: Tensor, mask: Tensor, factor: int) -> Tensor:
-    """Learned upsampling: each fine vector is a convex combination of the 3x3 coarse ones around it.
-
-    flow (B, 2, H, W) px, mask (B, 9 * factor^2, H, W) logits -> (B, 2, factor * H, factor * W) px of the fine
-    grid. After RAFT (Teed and Deng, 2020), section 3.3. Logits count up to MAX_LOGIT to either side, so that
-    no maximum has to be taken off the exponents, in half precision either.
-    """
-    b, _, h, w = flow.shape
-    vectors = torch.stack(_neighbours(flow, factor), dim=-1).permute(0, 2, 3, 1, 4).reshape(b * h * w, 2, 9)
-    logits = mask.clamp(-MAX_LOGIT, MAX_LOGIT).permute(0, 2, 3, 1).reshape(b * h * w, 9, factor * factor)
-    with torch.autocast(flow.device.type, enabled=False):  # bfloat16 would round the flow
-        fine = torch.bmm(vectors, logits.softmax(dim=1)).reshape(b, h, w, 2, factor, factor)
-    return fine.permute(0, 3, 1, 4, 2, 5).reshape(b, 2, factor * h, factor * w)
-
-
-def bilinear_logits() -> Tensor:
-    """Logits (9, 4) that make `convex_upsample` by 2 bilinear, but for e^-MAX_LOGIT where that has 0."""
-    shares = torch.tensor([[0.25, 0.75, 0.0], [0.0, 0.75, 0.25]])  # of 3 neighbours, in each half of a cell
-    weights = torch.einsum("yi,xj->ijyx", shares, shares).reshape(9, 4)
-    return weights.log().clamp(min=-MAX_LOGIT)
-
-
-def convex_upsample_by_neighbour(flow: Tensor, logits: Sequence[Tensor], factor: int) -> Tensor:
-    """The same for inference, the logits of the nine neighbours apart: (B, factor^2, H, W) each.
-
-    Torch trains slower so, runtimes infer faster.
-    """
-    weights = [torch.exp(x.clamp(-MAX_LOGIT, MAX_LOGIT)) for x in logits]
-    terms = [w[:, None] * v[:, :, None] for w, v in zip(weights, _neighbours(flow, factor), strict=True)]
-    fine = sum(terms[1:], terms[0]) / sum(weights[1:], weights[0])[:, None]  # (B, 2, factor^2, H, W)
-    return F.pixel_shuffle(fine.flatten(1, 2), factor)
-
-
-def _neighbours(flow: Tensor, factor: int) -> list[Tensor]:
-    """The nine vectors around each position, row by row, times the factor: (B, 2, H, W) each."""
-    padded = F.pad(factor * flow, [1] * 4, mode="replicate")
-    return [window(padded, i, j) for i in range(3) for j in range(3)]
 
 
 def window(padded: Tensor, i: int, j: int) -> Tensor:

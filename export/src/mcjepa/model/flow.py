@@ -138,28 +138,10 @@ class LevelMatcher(nn.Module):
         return corr, displacement, peak
 
 
-class Upsampling(nn.Conv2d):
-    """1x1 convolution of the hidden state to the logits of a convex upsampling, and that upsampling by 2.
-
-    It starts as the bilinear one.
-    """
-
-    def __init__(self, hidden_dim: int) -> None:
-        super().__init__(hidden_dim, 9 * 4, 1)
-        nn.init.zeros_(self.weight)
-        with torch.no_grad():
-            self.bias.copy_(ops.bilinear_logits().flatten())  # type: ignore[union-attr]
-
-    def forward(self, flow: Tensor, hidden: Tensor) -> Tensor:  # type: ignore[override]
-        """(B, 2, h, w) px of this grid, (B, hidden_dim, h, w) -> (B, 2, 2h, 2w) px of the finer one."""
-        mask = super().forward(hidden)
-        return ops.convex_upsample(flow, ops.at_least_float32(mask), 2)
-
-
 class FlowHead(nn.Module):
     """Pyramids of two frames -> flow of frame 1 to frame 2, coarse to fine.
 
-    The flows of strides s = 32, 16, 8 and 4, (B, 2, H / s, W / s) px of their own grids.
+    The flows of strides s = 32, 16 and 8, (B, 2, H / s, W / s) px of their own grids.
     """
 
     def __init__(self, encoder: EncoderConfig, config: FlowConfig) -> None:
@@ -171,7 +153,6 @@ class FlowHead(nn.Module):
         self.coarse = Estimator(input_dim(config), config.widths, config.hidden_dim, dilations)
         seen = MATCHED + min(READ, context_dim(config))
         self.surroundings = Surroundings(config.hidden_dim + seen, config.hidden_dim)
-        self.mask: nn.Module = Upsampling(config.hidden_dim)
 
     def forward(self, feats1: list[Tensor], feats2: list[Tensor]) -> list[Tensor]:
         """feats1, feats2: encoder pyramids, finest first. Every level clips the flow to config.max_flow."""
@@ -199,7 +180,7 @@ class FlowHead(nn.Module):
                 hidden = F.interpolate(ops.at_least_float32(hidden), scale_factor=2.0, mode="nearest")
             flow, hidden = self._at_level(level, maps1[level - FINEST], maps2[level - FINEST], flow, hidden)
             levels.append(flow)
-        return [*levels, self.mask(flow, hidden)]
+        return levels
 
     def _at_level(
         self, level: int, map1: Tensor, map2: Tensor, flow: Tensor, hidden: Tensor

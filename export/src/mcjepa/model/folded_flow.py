@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mcjepa import ops
-from mcjepa.model.flow import EPS, FlowHead, LevelMatcher, Matched, Upsampling
+from mcjepa.model.flow import EPS, FlowHead, LevelMatcher, Matched
 
 
 def fold_head(head: FlowHead) -> None:
@@ -23,7 +23,6 @@ def fold_head(head: FlowHead) -> None:
     project = cast(nn.Conv2d, finest.project)
     finest.matched = StandardisedProjection(project, cast(Matched, finest.matched).match_dim)
     finest.project, finest.read = nn.Identity(), project
-    head.mask = FoldedUpsampling(cast(Upsampling, head.mask))
 
 
 class StandardisedProjection(nn.Module):
@@ -51,20 +50,6 @@ class StandardisedProjection(nn.Module):
         rows = (ops.normalise(m.transpose(1, 2) @ weight - offset, dim=2) for m in (one, two))
         source, target = (r.unflatten(1, (h, w)).permute(0, 3, 1, 2) for r in rows)
         return source, target
-
-
-class FoldedUpsampling(nn.Module):
-    """`Upsampling` with a convolution for each of the nine neighbours: no output has to be cut apart."""
-
-    def __init__(self, mask: Upsampling) -> None:
-        super().__init__()
-        self.mask = mask
-
-    def forward(self, flow: Tensor, hidden: Tensor) -> Tensor:
-        """(B, 2, h, w) px of this grid, (B, hidden_dim, h, w) -> (B, 2, 2h, 2w) px of the finer one."""
-        weight, bias = self.mask.weight, cast(Tensor, self.mask.bias)
-        logits = [F.conv2d(hidden, weight[k : k + 4], bias[k : k + 4]) for k in range(0, 9 * 4, 4)]
-        return ops.convex_upsample_by_neighbour(flow, logits, 2)
 
 
 class FoldedDisplacement(nn.Module):

@@ -21,7 +21,7 @@ STD = (0.229, 0.224, 0.225)
 
 @dataclass
 class FlowOutput:
-    """flow (B, 2, H, W) px; levels: the flows of strides 32 .. 4, (B, 2, H/s, W/s), px of their own grids."""
+    """flow (B, 2, H, W) px; levels: those of strides 32, 16 and 8, (B, 2, H/s, W/s) px of their own grids."""
 
     flow: Tensor
     levels: list[Tensor]
@@ -64,7 +64,7 @@ class MCJEPA(nn.Module):
     def flow(self, feats1: list[Tensor], feats2: list[Tensor]) -> FlowOutput:
         """Two pyramids -> flow of frame 1 to frame 2, (B, 2, H, W) px, before refinement: what is trained."""
         levels = self.flow_head(feats1, feats2)
-        return FlowOutput(ops.upsample_flow_bilinear(levels[-1], 4), levels)
+        return FlowOutput(ops.upsample_flow_bilinear(levels[-1], 8), levels)
 
     def embed(self, feats: list[Tensor]) -> Tensor:
         """Pyramid -> embedding (B, D), not normalised."""

@@ -45,11 +45,12 @@ class Refinement(nn.Module):
         return F.avg_pool2d((self.luminance @ values).reshape(b, 1, h, w), 2)
 
     def forward(self, grey1: Tensor, grey2: Tensor, flow: Tensor) -> Tensor:
-        """Grey frames (B, 1, H / 2, W / 2) and flow (B, 2, H / 4, W / 4) px of its grid -> (B, 2, H, W) px.
+        """Grey frames (B, 1, H / 2, W / 2) and flow (B, 2, H / 8, W / 8) px of its grid -> (B, 2, H, W) px.
 
         No component of the result is beyond `max_flow`.
         """
         coarse1, coarse2 = F.avg_pool2d(grey1, 2), F.avg_pool2d(grey2, 2)
+        flow = ops.upsample_flow_bilinear(flow)
         for iterations in STEPS_AT_4:
             flow = self.step(coarse1, coarse2, flow, iterations)
         flow = ops.upsample_flow_bilinear(flow)
@@ -64,51 +65,56 @@ class Refinement(nn.Module):
         Jacobi iterations with momentum towards the least energy about `flow`, weights held. At each position
         (A + D) u = A flow - b + mean(q u), A and b of the data, q the weight of smoothness, D = mean(q).
         """
-        xx, xy, yy, bx, by = self.data_term(img1, ops.warp(img2, flow))
+        diagonal, xy, b = self.data_term(img1, ops.warp(img2, flow))
         q = smoothness_weight(flow)
         d = mean_around(q)
-        scale = (1.0 + MOMENTUM) / ((xx + d) * (yy + d) - xy * xy)
-        direct, crossed = torch.cat([yy + d, xx + d], dim=1) * scale, xy * scale
+        diagonal = diagonal + d
+        xx, yy = diagonal.split(1, dim=1)
+        scale = (1.0 + MOMENTUM) / (xx * yy - xy * xy)
+        direct, crossed = self.swap(diagonal) * scale, xy * scale
 
         def solve(vectors: Tensor) -> Tensor:  # (1 + MOMENTUM) (A + D)^-1 vectors
-            return direct * vectors - crossed * vectors.index_select(1, self.swapped)
+            return direct * vectors - crossed * self.swap(vectors)
 
         # (A + D)^-1 A flow = flow - (A + D)^-1 D flow
-        fixed = (1.0 + MOMENTUM) * flow - solve(d * flow + torch.cat([bx, by], dim=1))
+        fixed = (1.0 + MOMENTUM) * flow - solve(d * flow + b)
         before = flow
         for _ in range(iterations):
             after = solve(mean_around(q * flow)) + fixed - MOMENTUM * before
             before, flow = flow, after
         return flow
 
-    def data_term(self, img1: Tensor, warped: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """A = ((xx, xy), (xy, yy)) and b = (bx, by) at each position, weighted: (B, 1, H, W) each.
+    def swap(self, vectors: Tensor) -> Tensor:
+        """(x, y) -> (y, x): (B, 2, H, W)."""
+        return vectors.index_select(1, self.swapped)
 
-        Of the equations i_xx u + i_xy v + i_xt = 0 and i_xy u + i_yy v + i_yt = 0, (u, v) the change of flow.
+    def data_term(self, img1: Tensor, warped: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(xx, yy) (B, 2, H, W) and xy (B, 1, H, W) of A, and b (B, 2, H, W), at each position, weighted.
+
+        Of the equations i_xx u + i_xy v + i_xt = 0 and i_xy u + i_yy v + i_yt = 0, (u, v) the change of flow;
+        both are treated at once, as two channels.
         """
         frames = F.pad(torch.cat([img1, warped], dim=1), [2] * 4, mode="replicate")
-        ixx, ixy, iyy, ixt, iyt = F.conv2d(frames, self.derivatives).split(1, dim=1)
-        mixed = ixy * ixy + FLAT
-        weight1, weight2 = robust_weight(ixx * ixx + mixed, ixt), robust_weight(iyy * iyy + mixed, iyt)
-        xx1, xy1, xy2, yy2 = weight1 * ixx, weight1 * ixy, weight2 * ixy, weight2 * iyy
+        second, mixed, change = F.conv2d(frames, self.derivatives).split((2, 1, 2), dim=1)
+        weight = robust_weight(second * second + (mixed * mixed + FLAT), change)
+        along, across = weight * second, weight * mixed
+        one, two = along.split(1, dim=1)
         return (
-            xx1 * ixx + xy2 * ixy,
-            xx1 * ixy + xy2 * iyy,
-            xy1 * ixy + yy2 * iyy,
-            xx1 * ixt + xy2 * iyt,
-            xy1 * ixt + yy2 * iyt,
+            along * second + self.swap(across * mixed),
+            (one + two) * mixed,
+            along * change + self.swap(across * change),
         )
 
 
 def derivatives() -> Tensor:
-    """Kernels (5, 2, 5, 5) for two frames: xx, xy and yy of their mean, x and y of their difference.
+    """Kernels (5, 2, 5, 5) for two frames: xx, yy and xy of their mean, x and y of their difference.
 
     Central differences; second ones are those of first ones.
     """
     here, first, second = torch.tensor(
         [[0.0, 0.0, 1.0, 0.0, 0.0], [0.0, -0.5, 0.0, 0.5, 0.0], [0.25, 0.0, -0.5, 0.0, 0.25]]
     )
-    of_mean = [torch.outer(y, x) / 2 for y, x in ((here, second), (first, first), (second, here))]
+    of_mean = [torch.outer(y, x) / 2 for y, x in ((here, second), (second, here), (first, first))]
     of_change = [torch.outer(y, x) for y, x in ((here, first), (first, here))]
     return torch.stack([torch.stack([k, k]) for k in of_mean] + [torch.stack([-k, k]) for k in of_change])
 
