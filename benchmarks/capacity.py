@@ -144,7 +144,7 @@ def gateway_ms(server: ServerProcess, path: str, files: list[bytes], requests: i
 def engine_ms(engine: Engine, width: int, height: int, count: int) -> float:
     """Processor time of one thread for a clip of so many frames."""
     clip = np.zeros((1, count, padded(height), padded(width), 3), np.uint8)
-    return median_cpu_ms(lambda: engine.infer_flow(clip, backward=False))
+    return median_cpu_ms(lambda: engine.infer_flow(clip, backward=False, embed=False))
 
 
 def median_cpu_ms(call: Callable[[], Awaitable[object]], runs: int = 5) -> float:

@@ -93,13 +93,13 @@ def direct(repository: Path, pair: Uint8Array, threads: int, rounds: int) -> dic
     def whole() -> bytes:
         budget = PixelBudget(2 * width * height, 2 * width * height)
         clip = pack_clip([decode_image(data, "frame", budget) for data in files], geometry)
-        flow = asyncio.run(engine.infer_flow(clip, backward=False)).flow
+        flow = asyncio.run(engine.infer_flow(clip, backward=False, embed=False)).flow
         return encode_flo(unpack_flow(flow[0], geometry)[0])
 
     clip = pack_clip(list(pair), geometry)
     alone = take_turns(
         {
-            "engine": lambda: asyncio.run(engine.infer_flow(clip, backward=False)),
+            "engine": lambda: asyncio.run(engine.infer_flow(clip, backward=False, embed=False)),
             "decode + engine + encode": whole,
         },
         rounds,

@@ -28,7 +28,7 @@ from torch import Tensor
 
 CHECKPOINT = gpu.ROOT / "export/weights/nano"
 MODEL = gpu.ROOT / "model_repository/mcjepa_flow/1/model.onnx"
-SIZES = {"frames": 2, "64*height_cells": HEIGHT, "64*width_cells": WIDTH}  # by the names that the graph has
+SIZES = {"frames": 2, "height": HEIGHT, "width": WIDTH}  # by the names that the graph has
 OPTIONS = {"ONNX Runtime": {}, "ONNX Runtime, CUDA graph": {"enable_cuda_graph": "1"}}
 COLUMNS = ("runtime", "batch", "per_s", "ms", "p90_ms", "over_torch", "px_mean", "px_max", "not_measured")
 

@@ -1,8 +1,11 @@
 """The weights do their work: the flow explains the motion of real frames, embeddings tell scenes apart."""
 
+import asyncio
+
 import numpy as np
 import onnxruntime as ort
 import pytest
+from mcjepa_server.engines.onnxruntime import OnnxRuntimeEngine
 
 
 def difference(result, img1, img2):
@@ -57,3 +60,17 @@ def test_the_number_of_threads_does_not_change_a_bit(root, frames, model):
     for answer in answers[1:]:
         for found, expected in zip(answer, answers[0], strict=True):
             np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(("threads", "workers"), [(1, 1), (2, 2), (5, 3)])
+def test_the_gateway_answers_bit_for_bit_what_the_whole_models_do(root, frames, threads, workers):
+    """It runs them in parts, as many at once as fit (docs/decisions/0026)."""
+    clip = np.stack(frames.images)[None, :, :192, :320]
+    engine = OnnxRuntimeEngine.load(root / "model_repository", threads, workers)
+    found = asyncio.run(engine.infer_flow(clip, backward=True))
+    asyncio.run(engine.close())
+    path = root / "model_repository/mcjepa_flow_bidirectional/1/model.onnx"
+    names = ["flow", "flow_backward", "embedding"]
+    expected = ort.InferenceSession(path).run(names, {"frames": clip})
+    for name, array in zip(names, expected, strict=True):
+        np.testing.assert_array_equal(getattr(found, name), array)

@@ -27,9 +27,9 @@ if __name__ == "__main__":
     from mcjepa_server.engines.fake import FakeEngine
 
     class SlowEngine(FakeEngine):
-        async def infer_flow(self, frames, backward):
+        async def infer_flow(self, frames, backward, embed=True):
             await asyncio.sleep(0.1)
-            return await super().infer_flow(frames, backward)
+            return await super().infer_flow(frames, backward, embed)
 
     settings = Settings()
     sys.exit(serve(settings, create_app(settings, SlowEngine())))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shutil
 from pathlib import Path
 
 import cv2
@@ -13,8 +12,9 @@ from mcjepa import checkpoint, cli, model_card, parity
 from mcjepa.config import Config, ContentConfig, EncoderConfig, FlowConfig, ModelConfig
 from mcjepa.export import export
 from mcjepa.model import MCJEPA
-from mcjepa.onnx_export import FlowModel, Graph, graphs
+from mcjepa.onnx_export import FlowModel, Part, graphs, parts
 from mcjepa.predictors import OnnxModels, TorchModel
+from onnx import ModelProto, load_model
 
 pytestmark = pytest.mark.timeout(900)  # an export takes minutes
 
@@ -55,7 +55,9 @@ def repository(saved, frames, tmp_path_factory):
 @pytest.mark.slow
 def test_the_files_do_not_tell_where_they_were_made(repository):
     source = str(Path(parity.__file__).parent).encode()
-    assert [p for p in repository.glob("*/1/model.onnx") if source in p.read_bytes()] == []
+    files = list(repository.glob("*/1/*.onnx"))
+    assert len(files) == 6
+    assert [p for p in files if source in p.read_bytes()] == []
 
 
 @pytest.mark.slow
@@ -73,6 +75,9 @@ def test_exported_models_answer_as_torch_does_at_any_size(saved, repository):
         np.testing.assert_allclose(onnx.run("mcjepa_flow", clip, "flow"), forward, atol=0.01)
         np.testing.assert_allclose(onnx.run(both, clip, "flow"), forward, atol=0.01)
         np.testing.assert_allclose(onnx.run(both, clip, "flow_backward"), backward, atol=0.01)
+        for output in ("flow", "embedding"):
+            found = [onnx.run_parts(one[None], output) for one in clip]
+            np.testing.assert_array_equal(np.concatenate(found), onnx.run("mcjepa_flow", clip, output))
 
 
 @pytest.mark.slow
@@ -101,12 +106,12 @@ def test_parity_refuses_other_weights_and_keeps_the_old_repository(repository, s
         parity.check_parity(MCJEPA(SMALL), repository, frames)
     before = (repository / "MODEL_CARD.md").read_text()
 
-    def same_files(graph: Graph, path: Path) -> None:  # in place of minutes of exporting
-        path.parent.mkdir(parents=True)
-        shutil.copy(repository / graph.name / "1" / "model.onnx", path)
+    def as_before(part: Part) -> ModelProto:  # in place of a minute of exporting
+        (file,) = repository.glob(f"*/1/{part.name}.onnx")
+        return load_model(file)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mcjepa.export.export_graph", same_files)
+        patch.setattr("mcjepa.export.export_part", as_before)
         patch.setattr(parity, "FLOW_LIMIT", -1.0)
         with pytest.raises(parity.ParityError):
             export(saved, repository, "small-2", frames, "again")
@@ -119,6 +124,7 @@ def test_the_card_holds_the_measured_figures_of_these_weights_only(repository):
     stored = json.loads((repository / "results.json").read_text())
     assert stored["weights_sha256"] in card
     assert "| mcjepa_flow | 448x1024 |" in card
+    assert "| mcjepa_flow in parts | 448x1024 |" in card
     assert "nearest neighbours" not in card  # not measured yet
     row = {"frames": 2, "mean": 0.9, "min": 0.8}
     model_card.save_result(repository, "agreement", row, "mcjepa evaluate agreement clip.mp4")
@@ -158,6 +164,14 @@ def test_too_few_frames_is_an_error_naming_the_count(tmp_path):
     cv2.imwrite(str(tmp_path / "0.png"), np.zeros((20, 20, 3), np.uint8))
     with pytest.raises(ValueError, match="3 frames of one size are needed"):
         parity.read_frames(tmp_path)
+
+
+def test_the_parts_give_and_take_the_same_and_no_tensor_is_both_start_and_end():
+    frame, match, embed = parts(MCJEPA(SMALL))
+    *maps, small = frame.output_names
+    assert list(embed.inputs) == [small]
+    assert list(match.inputs) == [f"{end}_{name}" for end in ("start", "end") for name in maps]
+    assert len({id(tensor) for tensor in match.inputs.values()}) == 8
 
 
 def test_three_graphs_with_the_names_of_the_contract():

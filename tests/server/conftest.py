@@ -126,15 +126,19 @@ def write_config():
 def repository(tmp_path, write_config):
     """A model repository that computes what FakeEngine computes, with D = 3."""
     models = {
-        "mcjepa_flow": flow_graph(backward=False),
-        "mcjepa_flow_bidirectional": flow_graph(backward=True),
-        "mcjepa_embed": embed_graph(),
+        "mcjepa_flow/1/model.onnx": flow_graph(backward=False),
+        "mcjepa_flow/1/frame.onnx": frame_graph(),
+        "mcjepa_flow/1/match.onnx": match_graph(),
+        "mcjepa_flow_bidirectional/1/model.onnx": flow_graph(backward=True),
+        "mcjepa_embed/1/model.onnx": embed_graph(),
+        "mcjepa_embed/1/embed.onnx": small_graph(),
     }
     root = tmp_path / "model_repository"
-    for name, model in models.items():
+    for file, model in models.items():
+        name = file.partition("/")[0]
         write_config(root / name, name)
-        (root / name / "1").mkdir()
-        onnx.save(model, root / name / "1" / "model.onnx")
+        (root / name / "1").mkdir(exist_ok=True)
+        onnx.save(model, root / file)
     return root
 
 
@@ -164,6 +168,35 @@ def colour_flow(name, start, stop):
     ]
 
 
+def frame_graph():
+    """Each map is the frame, but for the grey one, its red, and the small one, its mean colour."""
+    nodes = [
+        node("Cast", ["frames"], "pixels", to=TensorProto.FLOAT),
+        node("Transpose", ["pixels"], "planes", perm=[0, 3, 1, 2]),
+        node("ReduceMean", ["planes"], "colour", axes=[2, 3], keepdims=1),
+        node("Expand", ["colour", "small_shape"], "small"),
+        *(node("Identity", ["planes"], name) for name in ("map_8", "map_16", "map_32")),
+        node("Slice", ["planes", "zero", "one", "one"], "grey"),
+    ]
+    maps = [value(name, ["B", 3, "H", "W"]) for name in ("map_8", "map_16", "map_32")]
+    outputs = [*maps, value("grey", ["B", 1, "H", "W"]), value("small", ["B", 3, 32, 32])]
+    frames = value("frames", ["B", "H", "W", 3], TensorProto.UINT8)
+    return build(nodes, frames, outputs, {"zero": [0], "one": [1], "small_shape": [1, 3, 32, 32]})
+
+
+def match_graph():
+    """flow = (red / 16, -green / 16) of the frame it starts from."""
+    nodes = [
+        node("Slice", ["start_map_8", "zero", "two", "one"], "channels"),
+        node("Reshape", ["factor", "per_channel"], "factors"),
+        node("Mul", ["channels", "factors"], "flow"),
+    ]
+    maps = [(name, 3) for name in ("map_8", "map_16", "map_32")] + [("grey", 1)]
+    inputs = [value(f"{end}_{m}", ["B", c, "H", "W"]) for end in ("start", "end") for m, c in maps]
+    outputs = [value("flow", ["B", 2, "H", "W"])]
+    return build(nodes, inputs, outputs, {"zero": [0], "one": [1], "two": [2], "per_channel": [1, 2, 1, 1]})
+
+
 def embed_graph(side=32):
     nodes = [
         node("Cast", ["images"], "pixels", to=TensorProto.FLOAT),
@@ -175,6 +208,15 @@ def embed_graph(side=32):
     return build(nodes, value("images", ["B", side, side, 3], TensorProto.UINT8), outputs, {})
 
 
+def small_graph(side=32):
+    nodes = [
+        node("ReduceMean", ["small"], "embedding", axes=[2, 3], keepdims=0),
+        node("AveragePool", ["small"], "features", kernel_shape=[8, 8], strides=[8, 8]),
+    ]
+    outputs = [value("embedding", ["B", 3]), value("features", ["B", 3, side // 8, side // 8])]
+    return build(nodes, value("small", ["B", 3, side, side]), outputs, {})
+
+
 def node(kind, inputs, output, **attributes):
     return helper.make_node(kind, inputs, [output], **attributes)
 
@@ -183,12 +225,13 @@ def value(name, shape, dtype=TensorProto.FLOAT):
     return helper.make_tensor_value_info(name, dtype, shape)
 
 
-def build(nodes, graph_input, outputs, constants):
+def build(nodes, inputs, outputs, constants):
     initializers = [
         numpy_helper.from_array(np.array(data, np.int64), name) for name, data in constants.items()
     ]
     initializers.append(numpy_helper.from_array(np.array([1 / 16, -1 / 16], np.float32), "factor"))
-    graph = helper.make_graph(nodes, "tiny", [graph_input], outputs, initializers)
+    inputs = inputs if isinstance(inputs, list) else [inputs]
+    graph = helper.make_graph(nodes, "tiny", inputs, outputs, initializers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)
     return model

@@ -103,7 +103,7 @@ def test_metrics_count_replies_failures_and_stages(client, pair):
     assert samples[("mcjepa_request_failures_total", ("code", "undecodable_image"))] == 1
     assert samples[("mcjepa_stage_seconds_count", ("stage", "inference"))] == 1
     assert samples[("mcjepa_stage_seconds_count", ("stage", "decode"))] == 2
-    assert samples[("mcjepa_batch_size_count",)] == 3  # two of them by the canary
+    assert samples[("mcjepa_batch_size_count",)] == 4  # three of them by the canary
     assert samples[("mcjepa_ready",)] == 1
     assert samples[("mcjepa_requests_in_flight",)] == 0
     assert "/some/unknown/path" not in text

@@ -187,6 +187,23 @@ def test_padding_repeats_the_edge_and_is_cropped(serve, encode):
     np.testing.assert_array_equal(flow, expected_flow(image))
 
 
+def test_flow_alone_asks_the_engine_for_no_embeddings(serve, encode, picture):
+    asked = []
+
+    class Noting(FakeEngine):
+        async def infer_flow(self, frames, backward, embed=True):
+            asked.append(embed)
+            return await super().infer_flow(frames, backward, embed)
+
+    client = serve(Noting())
+    del asked[:]  # the canary's
+    data = encode(picture(64, 64))
+    assert post(client, data, data).status_code == 200
+    files = [("frames", ("a", data)), ("frames", ("b", data))]
+    assert client.post("/v1/analyze", files=files).status_code == 200
+    assert asked == [False, True]
+
+
 def test_downscaled_flow_is_rescaled_by_the_ratio_of_each_axis(serve, encode):
     engine = FakeEngine()
     client = serve(engine, max_side=128)

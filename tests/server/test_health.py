@@ -14,7 +14,7 @@ def test_ready_after_the_canary(serve):
     client = serve(engine)
     assert client.get("/healthz").json() == {"status": "ok"}
     assert client.get("/readyz").json() == {"status": "ready"}
-    assert engine.calls == [(1, 2, 64, 64, 3), (1, 32, 32, 3)]
+    assert engine.calls == [(1, 2, 64, 64, 3), (1, 2, 64, 64, 3), (1, 32, 32, 3)]  # one way, then both
 
 
 @pytest.mark.parametrize(
@@ -69,10 +69,10 @@ def test_a_black_image_with_a_zero_embedding_is_not_sent_as_nan(serve, pair, che
 
 def test_a_defect_is_a_problem_without_a_trace(serve, pair, check_problem, caplog):
     class Broken(FakeEngine):
-        async def infer_flow(self, frames, backward):
+        async def infer_flow(self, frames, backward, embed=True):
             if len(self.calls) > 1:
                 raise RuntimeError("secret detail in /some/path")
-            return await super().infer_flow(frames, backward)
+            return await super().infer_flow(frames, backward, embed)
 
     client = serve(Broken())
     with caplog.at_level(logging.ERROR):

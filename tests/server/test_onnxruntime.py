@@ -2,7 +2,11 @@
 
 import asyncio
 import os
+import threading
+import time
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -10,6 +14,7 @@ import pytest
 from mcjepa_server import Settings, create_app
 from mcjepa_server.engines.fake import FakeEngine
 from mcjepa_server.engines.onnxruntime import OnnxRuntimeEngine
+from mcjepa_server.engines.sessions import Sessions
 from mcjepa_server.errors import ContractError, EngineError
 from onnx import TensorProto
 from starlette.testclient import TestClient
@@ -69,8 +74,7 @@ def test_served_over_http(repository, encode, picture):
         assert np.linalg.norm(vector) == pytest.approx(1)
 
 
-def edit(repository, name, change):
-    path = repository / name / "1" / "model.onnx"
+def edit(path, change):
     model = onnx.load(path)
     change(model.graph)
     onnx.save(model, path)
@@ -92,7 +96,7 @@ def float_input(graph):
 
 
 def fixed_height(graph):
-    graph.input[0].type.tensor_type.shape.dim[2].dim_value = 256
+    graph.input[0].type.tensor_type.shape.dim[1].dim_value = 256
 
 
 def extra_input(graph):
@@ -100,18 +104,19 @@ def extra_input(graph):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("part", "change", "message"),
     [
-        (rename_output, "no output 'flow', only motion"),
-        (rename_input, "inputs are pixels_in, expected frames"),
-        (float_input, r"input 'frames' is tensor\(float\)"),
-        (fixed_height, r"input 'frames' is tensor\(uint8\).*256"),
-        (extra_input, "inputs are frames, scale"),
+        ("match", rename_output, "no output 'flow', only motion"),
+        ("frame", rename_input, "inputs are pixels_in, expected frames"),
+        ("frame", float_input, r"input 'frames' is tensor\(float\)"),
+        ("frame", fixed_height, r"input 'frames' is tensor\(uint8\).*256"),
+        ("frame", extra_input, "inputs are frames, scale"),
+        ("match", extra_input, "inputs are start_map_8, .*, end_grey, scale"),
     ],
 )
-def test_a_graph_that_breaks_the_contract(repository, change, message):
-    edit(repository, "mcjepa_flow", change)
-    with pytest.raises(ContractError, match=f"mcjepa_flow: .*{message}"):
+def test_a_graph_that_breaks_the_contract(repository, part, change, message):
+    edit(repository / "mcjepa_flow" / "1" / f"{part}.onnx", change)
+    with pytest.raises(ContractError, match=f"{part}: .*{message}"):
         load(repository)
 
 
@@ -122,15 +127,22 @@ def test_an_embedding_of_another_size(repository, write_config):
         load(repository)
 
 
-def test_a_missing_graph(repository):
-    (repository / "mcjepa_embed" / "1" / "model.onnx").unlink()
-    with pytest.raises(ContractError, match=r"mcjepa_embed/1/model\.onnx is missing"):
+@pytest.mark.parametrize("file", ["mcjepa_embed/1/embed.onnx", "mcjepa_flow/1/frame.onnx"])
+def test_a_missing_graph(repository, file):
+    (repository / file).unlink()
+    with pytest.raises(ContractError, match=f"{file} is missing"):
         load(repository)
 
 
+def test_the_whole_models_are_for_others(repository):
+    for name in ("mcjepa_flow", "mcjepa_flow_bidirectional", "mcjepa_embed"):
+        (repository / name / "1" / "model.onnx").write_bytes(b"not a graph")
+    asyncio.run(load(repository).close())
+
+
 def test_a_corrupt_graph(repository):
-    (repository / "mcjepa_embed" / "1" / "model.onnx").write_bytes(b"not a graph")
-    with pytest.raises(ContractError, match=r"mcjepa_embed/1/model\.onnx cannot be loaded"):
+    (repository / "mcjepa_embed" / "1" / "embed.onnx").write_bytes(b"not a graph")
+    with pytest.raises(ContractError, match=r"mcjepa_embed/1/embed\.onnx cannot be loaded"):
         load(repository)
 
 
@@ -147,78 +159,118 @@ def test_a_cancelled_call_does_not_block_the_next(engine):
 
 
 class Spy:
-    """A session that notes how many threads it has when it is run."""
+    """Sessions that note what runs, on how many threads, and how many runs there are meanwhile."""
 
-    def __init__(self, session, used):
-        self._session, self._used = session, used
+    def __init__(self, engine):
+        self.runs, self.at_once = [], []
+        self._now = 0
+        self._lock = threading.Lock()
+        changed = {name: self._noting(session) for name, session in vars(engine._sessions).items()}
+        engine._sessions = Sessions(**changed)
 
-    def run(self, *arguments):
-        self._used.append(self._session.get_session_options().intra_op_num_threads)
-        return self._session.run(*arguments)
+    def _noting(self, session):
+        threads = session.get_session_options().intra_op_num_threads
+
+        def noting(run, outputs, *arguments):
+            with self._lock:
+                self._now += 1
+                self.runs.append((outputs[-1], threads))
+                self.at_once.append(self._now)
+            time.sleep(0.005)  # so that runs which may meet do
+            try:
+                return run(outputs, *arguments)
+            finally:
+                with self._lock:
+                    self._now -= 1
+
+        names = ("run", "run_with_ort_values")
+        return SimpleNamespace(**{name: partial(noting, getattr(session, name)) for name in names})
 
 
-def spy(engine):
-    used = []
-    for sessions in ("_alone", "_beside", "_single"):
-        spies = {name: Spy(session, used) for name, session in getattr(engine, sessions).items()}
-        setattr(engine, sessions, spies)
-    return used
+@pytest.fixture
+def clip():
+    return np.random.default_rng(0).integers(0, 256, (1, 6, 64, 64, 3), np.uint8)
 
 
-def test_a_call_has_all_threads_where_it_is_alone_and_its_share_beside_others(repository):
+def test_each_frame_of_a_clip_is_encoded_once_and_as_many_runs_go_on_as_there_are_lanes(repository, clip):
     engine = load(repository, threads=5, workers=2)
-    used = spy(engine)
-    frames = np.random.default_rng(0).integers(0, 256, (1, 3, 64, 64, 3), np.uint8)
+    spy = Spy(engine)
+    output = asyncio.run(engine.infer_flow(clip, True))
+    assert spy.runs.count(("small", 4)) == 6  # one of five threads is that of the other lane
+    assert spy.runs.count(("embedding", 4)) == 6
+    assert spy.runs.count(("flow", 4)) == len(spy.runs) - 12 == 2 * 5
+    assert max(spy.at_once) == 2
+    expected = asyncio.run(FakeEngine(engine.contract).infer_flow(clip, True))
+    np.testing.assert_array_equal(output.flow_backward, expected.flow_backward)
+    asyncio.run(engine.close())
+
+
+def test_a_pair_that_is_alone_has_all_threads_and_beside_others_its_lane(repository, clip):
+    engine = load(repository, threads=5, workers=2)
+    spy = Spy(engine)
 
     async def scenario():
-        alone = await engine.infer_flow(frames, True)
-        both = await asyncio.gather(engine.infer_flow(frames, True), engine.infer_flow(frames, True))
-        again = await engine.infer_flow(frames, True)
+        alone = await engine.infer_flow(clip[:, :2], False, embed=False)
+        await asyncio.gather(*(engine.infer_flow(clip[:, :2], False, embed=False) for _ in range(2)))
+        again = await engine.infer_flow(clip[:, :2], False, embed=False)
         await engine.close()
-        return alone, *both, again
+        return alone, again
 
-    first, *others = asyncio.run(scenario())
-    assert sorted(used) == [2, 5, 5, 5]
-    assert used[0] == used[3] == 5
-    for other in others:
-        np.testing.assert_array_equal(other.flow_backward, first.flow_backward)
+    alone, again = asyncio.run(scenario())
+    np.testing.assert_array_equal(alone.flow, again.flow)
+    assert alone.embedding is None
+    assert spy.runs[:3] == spy.runs[-3:] == [("small", 4), ("small", 4), ("flow", 5)]
+    assert ("flow", 4) in spy.runs[3:-3]
 
 
-def test_one_image_has_one_thread_and_a_batch_has_all(repository):
-    engine = load(repository, threads=5, workers=2)
-    used = spy(engine)
+def test_two_callers_have_one_run_each(repository, clip):
+    engine = load(repository, threads=4, workers=3)
+    spy = Spy(engine)
+
+    async def scenario():
+        await asyncio.gather(*(engine.infer_flow(clip, False, embed=False) for _ in range(2)))
+        await engine.close()
+
+    asyncio.run(scenario())
+    assert max(spy.at_once[6:10]) <= 2  # the first began with a run in each of three lanes
+
+
+def test_a_batch_of_images_is_shared_by_the_lanes(repository):
+    engine = load(repository, threads=2, workers=1)
+    spy = Spy(engine)
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
     batch = asyncio.run(engine.infer_embed(images)).embedding
     one = asyncio.run(engine.infer_embed(images[:1])).embedding
     asyncio.run(engine.close())
-    assert used == [5, 1]
+    assert spy.runs == [("embedding", 1)] * 3
+    assert spy.at_once == [1, 2, 1]
     np.testing.assert_array_equal(one, batch[:1])
 
 
-def test_a_call_that_fails_or_is_cancelled_is_no_longer_beside(repository):
+def test_a_call_that_fails_or_is_cancelled_leaves_its_lanes(repository, clip):
     engine = load(repository, threads=2, workers=2)
-    used = spy(engine)
-    frames = np.zeros((1, 2, 64, 64, 3), np.uint8)
+    spy = Spy(engine)
 
     async def scenario():
         with pytest.raises(EngineError):
             await engine.infer_embed(np.zeros((1, 7, 7, 3), np.uint8))
-        task = asyncio.create_task(engine.infer_flow(frames, False))
+        task = asyncio.create_task(engine.infer_flow(clip, False))
         await asyncio.sleep(0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        del used[:]
-        await engine.infer_flow(frames, False)
+        await asyncio.sleep(0.1)
+        del spy.runs[:]
+        await engine.infer_flow(clip[:, :2], False, embed=False)
         await engine.close()
 
     asyncio.run(scenario())
-    assert used == [2]
+    assert spy.runs == [("small", 1), ("small", 1), ("flow", 2)]
 
 
-@pytest.mark.parametrize(("threads", "workers"), [(1, 1), (2, 1), (1, 2)])
-def test_models_are_loaded_once_where_there_is_nothing_to_share(repository, threads, workers):
+@pytest.mark.parametrize(("threads", "workers"), [(1, 1), (1, 2)])
+def test_nothing_is_loaded_twice_for_one_thread(repository, threads, workers):
     engine = load(repository, threads, workers)
-    assert engine._alone is engine._beside
+    assert engine._sessions.match is engine._sessions.match_alone
     asyncio.run(engine.close())
 
 
@@ -227,21 +279,21 @@ def test_memory_that_a_call_took_is_given_back_once_it_is_idle(engine):
     def resident():
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
-    used = spy(engine)
-    frames = np.zeros((1, 8, 512, 512, 3), np.uint8)  # 25 MB as float32, and 15 MB of flow
+    spy = Spy(engine)
+    frames = np.zeros((1, 3, 1024, 1024, 3), np.uint8)  # 13 MB each as float32, and 17 MB of flow
 
     async def scenario():
-        await engine.infer_flow(frames, False)
-        busy = asyncio.create_task(engine.infer_flow(frames, False))
+        await engine.infer_flow(frames, False, embed=False)
+        busy = asyncio.create_task(engine.infer_flow(frames, False, embed=False))
         await asyncio.sleep(0)
         await engine.give_back()  # not now
         await busy
-        runs, before = [len(used)], resident()
+        runs, before = [len(spy.runs)], resident()
         for _ in range(2):  # the second time there is nothing left
             await engine.give_back()
-            runs.append(len(used))
+            runs.append(len(spy.runs))
         return before - resident(), runs
 
     freed, runs = asyncio.run(scenario())
     assert freed > 20e6
-    assert runs == [2, 3, 3]
+    assert runs == [10, 11, 11]

@@ -186,11 +186,11 @@ def test_the_engine_never_sees_a_request_whose_deadline_passed_in_the_queue(pair
 
 def test_those_who_wait_for_a_broken_engine_are_sent_away(pair):
     class FailsLater(FakeEngine):
-        async def infer_flow(self, frames, backward):
+        async def infer_flow(self, frames, backward, embed=True):
             if self.fault == "fail":
                 self.calls.append(frames.shape)
                 await self.release.wait()
-            return await super().infer_flow(frames, backward)
+            return await super().infer_flow(frames, backward, embed)
 
     async def scenario():
         engine = FailsLater()
@@ -253,13 +253,13 @@ def test_engine_calls_never_exceed_max_concurrency(pair):
     class Counting(FakeEngine):
         inside = most = 0
 
-        async def infer_flow(self, frames, backward):
+        async def infer_flow(self, frames, backward, embed=True):
             self.inside += 1
             self.most = max(self.most, self.inside)
             for _ in range(5):
                 await asyncio.sleep(0)
             self.inside -= 1
-            return await super().infer_flow(frames, backward)
+            return await super().infer_flow(frames, backward, embed)
 
     async def scenario():
         engine = Counting()

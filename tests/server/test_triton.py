@@ -117,10 +117,13 @@ def test_takes_the_contract_and_the_answers():
             assert engine.contract == FAKE_CONTRACT
             both = await engine.infer_flow(FRAMES, backward=True)
             one = await engine.infer_flow(FRAMES, backward=False)
+            bare = await engine.infer_flow(FRAMES, backward=False, embed=False)
         assert both.flow.shape == both.flow_backward.shape == (1, 1, 2, 64, 128)
         assert one.flow_backward is None
         assert one.embedding.shape == (1, 2, 8)
-        assert [request.model_name for request in triton.requests] == [FLOW_BIDIRECTIONAL, FLOW]
+        assert bare.embedding is None
+        assert [request.model_name for request in triton.requests] == [FLOW_BIDIRECTIONAL, FLOW, FLOW]
+        assert [output.name for output in triton.requests[-1].outputs] == ["flow"]
 
     asyncio.run(run())
 

@@ -14,8 +14,11 @@ import numpy as np
 
 from mcjepa import checkpoint, model_card
 from mcjepa.config import Config
+from mcjepa.files import write_atomic
+from mcjepa.model import MCJEPA
 from mcjepa.model.folding import folded
-from mcjepa.onnx_export import export_graph, graphs
+from mcjepa.onnx_export import export_part, graphs, parts
+from mcjepa.onnx_whole import whole_embed, whole_flow
 from mcjepa.parity import check_parity, parity_rows
 from mcjepa.triton_config import model_config, parameters, write_config
 
@@ -32,12 +35,29 @@ def export(
     params = parameters(saved.config, model_version, saved.weights_sha256, training_summary(saved))
     part = repository.with_name(f".{repository.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    for graph in graphs(folded(saved.model)):
-        export_graph(graph, part / graph.name / "1" / "model.onnx")
+    model = folded(saved.model)
+    _write_graphs(model, part)
+    for graph in graphs(model):
         write_config(part / graph.name / "config.pbtxt", model_config(graph, saved.config, params))
     reports = check_parity(saved.model, part, frames)
     model_card.save_result(part, "parity", parity_rows(reports), command)
     _replace(part, repository)
+
+
+def _write_graphs(model: MCJEPA, repository: Path) -> None:
+    """torch exports the parts, of which the whole models are made."""
+    frame, match, embed = map(export_part, parts(model))
+    files = {
+        "mcjepa_flow/1/frame.onnx": frame,
+        "mcjepa_flow/1/match.onnx": match,
+        "mcjepa_flow/1/model.onnx": whole_flow(frame, match, embed, bidirectional=False),
+        "mcjepa_flow_bidirectional/1/model.onnx": whole_flow(frame, match, embed, bidirectional=True),
+        "mcjepa_embed/1/embed.onnx": embed,
+        "mcjepa_embed/1/model.onnx": whole_embed(embed),
+    }
+    for name, graph in files.items():
+        (repository / name).parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(repository / name, graph.SerializeToString())
 
 
 def training_summary(saved: checkpoint.Checkpoint) -> str:

@@ -7,14 +7,19 @@ mcjepa_embed               images uint8 (B, S, S, 3) -> embedding (B, D), featur
 Normalisation is inside the graph; each frame of a clip is encoded once for all its flows. The embedding of a
 frame is that of the frame scaled to S x S, so that it can be compared with those of `mcjepa_embed`. H and W
 are multiples of 64.
+
+All three are there in parts, too, for who wants to encode a frame now and match it later, or twice:
+
+frame.onnx  frames uint8 (B, H, W, 3) -> map_8, map_16, map_32, grey, small (B, 3, S, S)
+match.onnx  the first four of the frame where the flow starts (start_) and of that where it ends (end_)
+            -> flow (B, 2, H, W)
+embed.onnx  small -> embedding (B, D), features
 """
 
 from __future__ import annotations
 
-import os
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 
 import onnx
 import torch
@@ -26,8 +31,49 @@ from mcjepa.model import MCJEPA
 from mcjepa.model.joint import STRIDE
 
 OPSET = 18  # newer ones change GridSample, which several runtimes then compute wrongly or on the CPU
+STRIDES = {"map_8": 8, "map_16": 16, "map_32": 32, "grey": 2}  # of what is matched of a frame
+MAPS = tuple(STRIDES)
 FEATURE_LEVEL = 2  # index of stride 8 in the pyramid
-MAX_BATCH, MAX_FRAMES, MAX_CELLS = 64, 256, 128  # bounds of the dynamic sizes; cells of 64 px
+MAX_BATCH, MAX_CELLS = 64, 128  # bounds of the dynamic sizes; cells of 64 px
+
+
+class FrameModel(nn.Module):
+    """What is needed of a frame, whatever it is matched with."""
+
+    def __init__(self, model: MCJEPA) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
+        """(B, H, W, 3) uint8 -> projected maps of strides 8, 16 and 32, grey (B, 1, H/2, W/2), small."""
+        images = frames.permute(0, 3, 1, 2).float()
+        maps = self.model.flow_head.project(self.model.encode(images))
+        small = ops.resize_area(images, self.model.config.content.image_size)
+        return *maps, self.model.refinement.grey(images), small
+
+
+class MatchModel(nn.Module):
+    """What `FrameModel` gives of two frames, less `small` -> flow (B, 2, H, W) px."""
+
+    def __init__(self, model: MCJEPA) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        (*maps1, grey1), (*maps2, grey2) = inputs[: len(MAPS)], inputs[len(MAPS) :]
+        return self.model.refinement(grey1, grey2, self.model.flow_head.match(maps1, maps2)[-1])
+
+
+class SmallModel(nn.Module):
+    """Images of the embedding's size (B, 3, S, S), 0 .. 255 -> embedding, features (B, C, S/8, S/8)."""
+
+    def __init__(self, model: MCJEPA) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, small: Tensor) -> tuple[Tensor, Tensor]:
+        feats = self.model.encode(small)
+        return self.model.embed(feats), self.model.read(feats)[FEATURE_LEVEL]
 
 
 class FlowModel(nn.Module):
@@ -35,33 +81,22 @@ class FlowModel(nn.Module):
 
     def __init__(self, model: MCJEPA, bidirectional: bool) -> None:
         super().__init__()
-        self.model = model
+        self.frame, self.match, self.small = FrameModel(model), MatchModel(model), SmallModel(model)
         self.bidirectional = bidirectional
 
     def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
         b, n, h, w, _ = frames.shape
-        images = frames.reshape(b * n, h, w, 3).permute(0, 3, 1, 2).float()
-        feats = self.model.encode(images)
-        small = ops.resize_area(images, self.model.config.content.image_size)
-        embedding = self.model.embed(self.model.encode(small)).reshape(b, n, -1)  # (B, N, D)
-        order = torch.arange(b * n, device=frames.device).reshape(b, n)  # of the frames in `feats`
-        flows = self._flows(self.model.flow_head.project(feats), self.model.refinement.grey(images), order)
+        *maps, small = self.frame(frames.reshape(b * n, h, w, 3))
+        embedding = self.small(small)[0].reshape(b, n, -1)  # (B, N, D)
+        order = torch.arange(b * n, device=frames.device).reshape(b, n)  # of the frames in `maps`
+        starts, ends = order[:, :-1].flatten(), order[:, 1:].flatten()
+        if self.bidirectional:  # one batch: half the nodes, a third less memory than two heads
+            starts, ends = torch.cat([starts, ends]), torch.cat([ends, starts])
+        flows = self.match(*(m.index_select(0, which) for which in (starts, ends) for m in maps))
         if not self.bidirectional:
             return flows.reshape(b, n - 1, 2, h, w), embedding
         forward, backward = flows.reshape(2, b, n - 1, 2, h, w)
         return forward, backward, embedding
-
-    def _flows(self, maps: list[Tensor], grey: Tensor, order: Tensor) -> Tensor:
-        """Projected maps and grey images of all frames, and where those of each clip are (B, N) -> flows.
-
-        (M, 2, H, W) px, M = B * (N-1) or, with both directions, twice that: backward after forward.
-        """
-        starts, ends = order[:, :-1].flatten(), order[:, 1:].flatten()
-        if self.bidirectional:  # one batch: half the nodes, a third less memory than two heads
-            starts, ends = torch.cat([starts, ends]), torch.cat([ends, starts])
-        maps1, maps2 = ([m.index_select(0, which) for m in maps] for which in (starts, ends))
-        grey1, grey2 = (grey.index_select(0, which) for which in (starts, ends))
-        return self.model.refinement(grey1, grey2, self.model.flow_head.match(maps1, maps2)[-1])
 
 
 class EmbedModel(nn.Module):
@@ -69,57 +104,77 @@ class EmbedModel(nn.Module):
 
     def __init__(self, model: MCJEPA) -> None:
         super().__init__()
-        self.model = model
+        self.small = SmallModel(model)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        feats = self.model.encode(images.permute(0, 3, 1, 2))
-        return self.model.embed(feats), self.model.read(feats)[FEATURE_LEVEL]
+        embedding, features = self.small(images.permute(0, 3, 1, 2).float())
+        return embedding, features
 
 
 @dataclass(frozen=True)
 class Graph:
-    """A model to export: its module, an example input and the names of its tensors."""
+    """A model of the contract: its name, what it computes, its input and its outputs."""
 
     name: str
     module: nn.Module
-    example: Tensor
     input_name: str
     output_names: tuple[str, ...]
 
 
 def graphs(model: MCJEPA) -> list[Graph]:
     """The three exported models of one checkpoint."""
-    frames = torch.zeros(2, 3, 2 * STRIDE, 3 * STRIDE, 3, dtype=torch.uint8)  # no two sizes alike
-    side = model.config.content.image_size
-    images = torch.zeros(2, side, side, 3, dtype=torch.uint8)
     both = ("flow", "flow_backward", "embedding")
     return [
-        Graph("mcjepa_flow", FlowModel(model, False), frames, "frames", ("flow", "embedding")),
-        Graph("mcjepa_flow_bidirectional", FlowModel(model, True), frames, "frames", both),
-        Graph("mcjepa_embed", EmbedModel(model), images, "images", ("embedding", "features")),
+        Graph("mcjepa_flow", FlowModel(model, False), "frames", ("flow", "embedding")),
+        Graph("mcjepa_flow_bidirectional", FlowModel(model, True), "frames", both),
+        Graph("mcjepa_embed", EmbedModel(model), "images", ("embedding", "features")),
     ]
 
 
-def export_graph(graph: Graph, path: Path) -> None:
-    """Write one ONNX file, atomically. B is dynamic; for frames N, H and W too."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
+@dataclass(frozen=True)
+class Part:
+    """What models are made of, as torch exports it: its name, module, examples of its inputs, its outputs."""
+
+    name: str
+    module: nn.Module
+    inputs: dict[str, Tensor]
+    output_names: tuple[str, ...]
+
+
+def parts(model: MCJEPA) -> tuple[Part, Part, Part]:
+    """Of a frame, of two, of a small image."""
+    frame = FrameModel(model).eval()
+    frames = torch.zeros(2, 2 * STRIDE, 3 * STRIDE, 3, dtype=torch.uint8)  # no two sizes alike
+    with torch.no_grad():
+        *maps, small = frame(frames)
+    # No tensor stands for two inputs, or the exporter would make one of them.
+    pair = {
+        f"{end}_{name}": m.clone() for end in ("start", "end") for name, m in zip(MAPS, maps, strict=True)
+    }
+    return (
+        Part("frame", frame, {"frames": frames}, (*MAPS, "small")),
+        Part("match", MatchModel(model), pair, ("flow",)),
+        Part("embed", SmallModel(model), {"small": small}, ("embedding", "features")),
+    )
+
+
+def export_part(part: Part) -> onnx.ModelProto:
+    """As ONNX. B is dynamic; H and W too, but those of `small`."""
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # the exporter's own use of what torch deprecates
-        torch.onnx.export(
-            graph.module.eval(),
-            (graph.example,),
-            str(part),
+        warnings.filterwarnings("ignore", "# The axis name", UserWarning)  # sizes that inputs share
+        program = torch.onnx.export(
+            part.module.eval(),
+            tuple(part.inputs.values()),
             dynamo=True,
             opset_version=OPSET,
-            input_names=[graph.input_name],
-            output_names=list(graph.output_names),
-            dynamic_shapes=({**_dynamic_dims(graph)},),
-            external_data=False,
+            input_names=list(part.inputs),
+            output_names=list(part.output_names),
+            dynamic_shapes=_dynamic_shapes(part),
             verbose=False,
         )
-    onnx.save(without_metadata(onnx.load(part)), part)
-    os.replace(part, path)
+    assert program is not None, "written to no file"
+    return without_metadata(program.model_proto)
 
 
 def without_metadata(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -133,10 +188,18 @@ def without_metadata(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _dynamic_dims(graph: Graph) -> dict[int, object]:
-    dims: dict[int, object] = {0: Dim("batch", min=1, max=MAX_BATCH)}
-    if graph.input_name == "frames":
-        dims[1] = Dim("frames", min=2, max=MAX_FRAMES)
-        dims[2] = STRIDE * Dim("height_cells", min=1, max=MAX_CELLS)
-        dims[3] = STRIDE * Dim("width_cells", min=1, max=MAX_CELLS)
-    return dims
+def _dynamic_shapes(part: Part) -> tuple[object, ...]:
+    """The sizes of each input that may vary, by axis."""
+    batch = Dim("batch", min=1, max=MAX_BATCH)
+    height, width = (Dim(f"{side}_cells", min=1, max=MAX_CELLS) for side in ("height", "width"))
+
+    def sizes(name: str) -> dict[int, object]:
+        if name == "small":
+            return {0: batch}
+        if name == "frames":
+            return {0: batch, 1: STRIDE * height, 2: STRIDE * width}
+        cell = STRIDE // STRIDES[name.partition("_")[2]]  # less start_ or end_
+        return {0: batch, 2: cell * height, 3: cell * width}
+
+    shapes = tuple(map(sizes, part.inputs))
+    return (shapes,) if isinstance(part.module, MatchModel) else shapes  # its arguments are one, *inputs

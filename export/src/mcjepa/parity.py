@@ -6,8 +6,9 @@ Torch computes in float64: in float32 it is itself up to 0.01 px off at sharp ma
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,15 @@ def check_parity(model: MCJEPA, repository: Path, frames: Sequence[np.ndarray]) 
     The reports of all models and sizes, also the good ones, are in the message of the error.
     """
     onnx = OnnxModels(repository)
-    reports = [report for graph in graphs(model) for report in _compare(graph, onnx, frames)]
+    clips = [np.stack([cv2.resize(f, (w, h)) for f in frames])[None] for h, w in SIZES]
+    images = [np.stack([to_square(f, onnx.image_size) for f in frames])]
+    reports = []
+    for graph in graphs(model):
+        run = partial(onnx.run, graph.name)
+        batches = images if graph.input_name == "images" else clips
+        reports += [_compare(graph, graph.name, run, batch) for batch in batches]
+    whole = next(graph for graph in graphs(model) if graph.name == "mcjepa_flow")
+    reports += [_compare(whole, "mcjepa_flow in parts", onnx.run_parts, clip) for clip in clips]
     if not all(report.passed for report in reports):
         raise ParityError(
             f"flow limit {FLOW_LIMIT} px + rounding, cosine limit {EMBEDDING_LIMIT}\n{parity_table(reports)}"
@@ -76,27 +85,23 @@ def check_parity(model: MCJEPA, repository: Path, frames: Sequence[np.ndarray]) 
     return reports
 
 
-def _compare(graph: Graph, onnx: OnnxModels, frames: Sequence[np.ndarray]) -> list[Parity]:
-    if graph.input_name == "images":
-        batches = [np.stack([to_square(f, onnx.image_size) for f in frames])]
-    else:
-        batches = [np.stack([cv2.resize(f, (w, h)) for f in frames])[None] for h, w in SIZES]
-    return [_compare_batch(graph, onnx, batch) for batch in batches]
-
-
-def _compare_batch(graph: Graph, onnx: OnnxModels, batch: np.ndarray) -> Parity:
+def _compare(
+    graph: Graph, name: str, run: Callable[[np.ndarray, str], np.ndarray], batch: np.ndarray
+) -> Parity:
+    """`run` gives one output of what was exported for a batch, by its name."""
     expected, rounded = (
         dict(zip(graph.output_names, _run_torch(graph.module, batch, dtype), strict=True))
         for dtype in (torch.float64, torch.float32)
     )
-    found = {name: onnx.run(graph.name, batch, name) for name in graph.output_names}
-    flows = [name for name in graph.output_names if name.startswith("flow")]
+    found = {output: run(batch, output) for output in graph.output_names}
+    flows = [output for output in graph.output_names if output.startswith("flow")]
     gaps, own = (
-        [float(np.abs(expected[name] - flow[name]).max()) for name in flows] for flow in (found, rounded)
+        [float(np.abs(expected[output] - flow[output]).max()) for output in flows]
+        for flow in (found, rounded)
     )
     h, w = batch.shape[-3:-1]
     cosine = cosine_distance(expected["embedding"], found["embedding"])
-    return Parity(graph.name, f"{h}x{w}", max(gaps, default=None), cosine, max(own, default=0.0))
+    return Parity(name, f"{h}x{w}", max(gaps, default=None), cosine, max(own, default=0.0))
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ import onnxruntime as ort
 import torch
 
 from mcjepa.model import MCJEPA
-from mcjepa.onnx_export import FEATURE_LEVEL
+from mcjepa.onnx_export import FEATURE_LEVEL, MAPS
 from mcjepa.pictures import pad_to_stride, to_square, to_tensor
 from mcjepa.triton_config import read_parameters
 
@@ -73,10 +73,22 @@ class OnnxModels:
         result: np.ndarray = session.run([output], {session.get_inputs()[0].name: batch})[0]
         return result
 
-    def _session(self, model: str) -> ort.InferenceSession:
-        if model not in self._sessions:
-            self._sessions[model] = self._open(self.repository / model / "1" / "model.onnx")
-        return self._sessions[model]
+    def run_parts(self, clip: np.ndarray, output: str) -> np.ndarray:
+        """As run("mcjepa_flow", clip, output), of a clip (1, N, H, W, 3), by the parts of that model."""
+        *maps, small = self._session("mcjepa_flow", "frame.onnx").run([*MAPS, "small"], {"frames": clip[0]})
+        if output == "embedding":
+            (embedding,) = self._session("mcjepa_embed", "embed.onnx").run([output], {"small": small})
+            return np.asarray(embedding)[None]
+        starts = {f"start_{name}": m[:-1] for name, m in zip(MAPS, maps, strict=True)}
+        ends = {f"end_{name}": m[1:] for name, m in zip(MAPS, maps, strict=True)}
+        (flow,) = self._session("mcjepa_flow", "match.onnx").run([output], starts | ends)
+        return np.asarray(flow)[None]
+
+    def _session(self, model: str, file: str = "model.onnx") -> ort.InferenceSession:
+        key = f"{model}/{file}"
+        if key not in self._sessions:
+            self._sessions[key] = self._open(self.repository / model / "1" / file)
+        return self._sessions[key]
 
     def _open(self, model: Path | bytes) -> ort.InferenceSession:
         options = ort.SessionOptions()

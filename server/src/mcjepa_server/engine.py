@@ -15,18 +15,13 @@ Uint8Array = NDArray[np.uint8]
 FloatArray = NDArray[np.float32]
 
 
-#: The flows of a call are one batch on a processor: from more than two it falls out of the caches, and takes
-#: memory; of one, each frame is encoded too often (measured with benchmarks/engines.py).
-CLIP_FRAMES = 3
-
-
 @dataclass(frozen=True)
 class FlowOutput:
     """Answer to a batch of clips, as the model gave it: unchecked, embeddings not normalised."""
 
     flow: FloatArray  # (B, N-1, 2, H, W) px, (dx, dy), frame i -> i+1
     flow_backward: FloatArray | None  # (B, N-1, 2, H, W) px, frame i+1 -> i
-    embedding: FloatArray  # (B, N, D)
+    embedding: FloatArray | None  # (B, N, D)
 
 
 @dataclass(frozen=True)
@@ -57,8 +52,11 @@ class Engine(Protocol):
         """
         ...
 
-    async def infer_flow(self, frames: Uint8Array, backward: bool) -> FlowOutput:
-        """``frames`` is (B, N, H, W, 3) RGB, N >= 2, H and W multiples of ``contract.stride``."""
+    async def infer_flow(self, frames: Uint8Array, backward: bool, embed: bool = True) -> FlowOutput:
+        """``frames`` is (B, N, H, W, 3) RGB, N >= 2, H and W multiples of ``contract.stride``.
+
+        Without ``backward`` or ``embed`` that output is None.
+        """
         ...
 
     async def infer_embed(self, images: Uint8Array) -> EmbedOutput:

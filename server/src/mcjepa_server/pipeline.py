@@ -32,6 +32,7 @@ class FlowOptions:
 
     backward: bool = False
     occlusion: bool = False
+    embed: bool = False
 
     @property
     def both(self) -> bool:
@@ -46,7 +47,7 @@ class FlowResult:
     flows: FloatArray  # (N-1, H, W, 2) px, (dx, dy), frame i -> i+1
     flows_backward: FloatArray | None  # (N-1, H, W, 2) px, frame i+1 -> i
     occlusion: NDArray[np.bool_] | None  # (N-1, H, W), True where frame i is not seen in frame i+1
-    embeddings: FloatArray  # (N, D), unit length
+    embeddings: FloatArray | None  # (N, D), unit length
 
 
 class Pipeline:
@@ -90,10 +91,10 @@ class Pipeline:
         for clip in split_clip(len(frames), longest):
             packed = await run_sync(pack_clip, frames[clip], geometry)
             async with slot(self.flow_work(packed.shape[1], geometry, options)):
-                parts += await self._infer(packed, options.both)
+                parts += await self._infer(packed, options)
         return await run_sync(_assemble, parts, geometry, options)
 
-    async def _infer(self, clip: Uint8Array, backward: bool) -> list[FlowOutput]:
+    async def _infer(self, clip: Uint8Array, options: FlowOptions) -> list[FlowOutput]:
         """In pieces, one after the other in the same slot.
 
         Two clips in turn would end at the same time, and leave the engine idle until the next two have come.
@@ -101,12 +102,12 @@ class Pipeline:
         """
         parts = []
         longest = self._engine.clip_frames
-        if backward:
+        if options.both:
             longest = max(2, (longest + 1) // 2)
         for piece in split_clip(clip.shape[1], longest):
             frames = clip[:, piece]
-            output = await self._engine.infer_flow(frames, backward)
-            check_flow(output, frames.shape, self._engine.contract.embedding_size, backward)
+            output = await self._engine.infer_flow(frames, options.both, options.embed)
+            check_flow(output, frames.shape, self._engine.contract.embedding_size, options)
             parts.append(output)
         return parts
 
@@ -125,12 +126,13 @@ class Pipeline:
         return normalise(np.concatenate(parts))
 
 
-def check_flow(output: FlowOutput, clip: tuple[int, ...], embedding_size: int, backward: bool) -> None:
+def check_flow(output: FlowOutput, clip: tuple[int, ...], embedding_size: int, options: FlowOptions) -> None:
     """Raises EngineError unless every output has its shape and can be sent. ``clip`` is (B, N, H, W, 3)."""
     b, n, h, w, _ = clip
     check_output("flow", output.flow, (b, n - 1, 2, h, w))
-    check_output("embedding", output.embedding, (b, n, embedding_size))
-    if backward:
+    if options.embed:
+        check_output("embedding", output.embedding, (b, n, embedding_size))
+    if options.both:
         check_output("flow_backward", output.flow_backward, (b, n - 1, 2, h, w))
 
 
@@ -161,14 +163,17 @@ def _assemble(parts: Sequence[FlowOutput], geometry: Geometry, options: FlowOpti
     occlusion = None
     if options.occlusion and backward is not None:
         occlusion = np.stack([occlusion_mask(f, b) for f, b in zip(flows, backward, strict=True)])
-    # Clips overlap by one frame; its embedding is taken once.
-    embeddings = [parts[0].embedding[0], *(part.embedding[0, 1:] for part in parts[1:])]
     return FlowResult(
         flows=flows,
         flows_backward=backward if options.backward else None,
         occlusion=occlusion,
-        embeddings=normalise(np.concatenate(embeddings)),
+        embeddings=_embeddings([part.embedding[0] for part in parts if part.embedding is not None]),
     )
+
+
+def _embeddings(parts: Sequence[FloatArray]) -> FloatArray | None:
+    """Of clips that overlap by one frame, whose embedding is taken once."""
+    return normalise(np.concatenate([parts[0], *(part[1:] for part in parts[1:])])) if parts else None
 
 
 def _join(parts: Sequence[FloatArray]) -> FloatArray:

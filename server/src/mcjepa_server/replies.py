@@ -76,6 +76,7 @@ def encode_analysis(result: FlowResult, offer: Offer, dtype: FlowType, meta: Met
             occlusion=result.occlusion,
             embeddings=result.embeddings,
         )
+    assert result.embeddings is not None, "an analysis asks for them"
     pairs = [pair_summary(result, index) for index in range(len(result.flows))]
     summary = AnalyzeSummary(meta=meta, pairs=pairs, embeddings=result.embeddings.tolist())
     return summary.model_dump_json().encode()

@@ -171,8 +171,8 @@ class Service:
         rng = np.random.default_rng(0)
         frames = rng.integers(0, 256, (2, engine.contract.stride, engine.contract.stride, 3), np.uint8)
         geometry = pipeline.planner(None)(frames.shape[2], frames.shape[1])
-        options = FlowOptions(backward=True)
-        await pipeline.flow(list(frames), geometry, options, partial(self.slot, timings))
+        for options in (FlowOptions(), FlowOptions(backward=True, embed=True)):
+            await pipeline.flow(list(frames), geometry, options, partial(self.slot, timings))
         square = resize_square(frames[0], engine.contract.embed_image_size)
         await pipeline.embed([square], partial(self.slot, timings))
 

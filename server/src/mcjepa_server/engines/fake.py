@@ -47,13 +47,13 @@ class FakeEngine:
     def contract(self) -> Contract:
         return self._contract
 
-    async def infer_flow(self, frames: Uint8Array, backward: bool) -> FlowOutput:
+    async def infer_flow(self, frames: Uint8Array, backward: bool, embed: bool = True) -> FlowOutput:
         await self._misbehave(frames)
         flow = _colour_flow(frames[:, :-1])
         return FlowOutput(
             flow=self._spoil(flow),
             flow_backward=self._spoil(_colour_flow(frames[:, 1:])) if backward else None,
-            embedding=self._mean_colour(frames),
+            embedding=self._mean_colour(frames) if embed else None,
         )
 
     async def infer_embed(self, images: Uint8Array) -> EmbedOutput:

@@ -9,6 +9,14 @@ from typing import Any, NamedTuple
 from mcjepa_server.contract import EMBED, FLOW, FLOW_BIDIRECTIONAL, Contract
 from mcjepa_server.errors import ContractError
 
+#: The models in parts: what is needed of a frame, the flow between two, the embedding of a small image.
+FRAME, MATCH, SMALL = "frame", "match", "embed"
+#: What a frame gives to match it, and what a match takes of the frame where it starts and where it ends.
+MAPS = ("map_8", "map_16", "map_32", "grey")
+STARTS, ENDS = ([f"{end}_{name}" for name in MAPS] for end in ("start", "end"))
+
+_ANY = -1  # a size that the parts agree on among themselves
+
 
 class Tensor(NamedTuple):
     """An input or output; sizes that are not whole numbers are free, or unknown to the graph."""
@@ -19,15 +27,20 @@ class Tensor(NamedTuple):
 
 
 def graph_file(repository: Path, name: str) -> Path:
-    """The file of a model. Raises ContractError if there is none."""
-    path = repository / name / "1" / "model.onnx"
+    """The file of a model or of a part. Raises ContractError if there is none."""
+    path = repository / _place(name)
     if not path.is_file():
-        raise ContractError(f"{name}/1/model.onnx is missing from the model repository")
+        raise ContractError(f"{_place(name)} is missing from the model repository; `mcjepa export` writes it")
     return path
 
 
 def cannot_be_loaded(name: str, error: Exception) -> ContractError:
-    return ContractError(f"{name}/1/model.onnx cannot be loaded: {str(error)[:300]}")
+    return ContractError(f"{_place(name)} cannot be loaded: {str(error)[:300]}")
+
+
+def _place(name: str) -> str:
+    folders = {FRAME: FLOW, MATCH: FLOW, SMALL: EMBED}
+    return f"{folders[name]}/1/{name}.onnx" if name in folders else f"{name}/1/model.onnx"
 
 
 def check_graph(contract: Contract, name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
@@ -49,7 +62,17 @@ def _signature(contract: Contract, name: str) -> tuple[list[Tensor], list[Tensor
     embeddings = Tensor("embedding", "tensor(float)", (None, None, size))
     images = Tensor("images", "tensor(uint8)", (None, side, side, 3))
     embedding = Tensor("embedding", "tensor(float)", (None, size))
+    frame = Tensor("frames", "tensor(uint8)", (None, None, None, 3))
+    maps, starts, ends = (
+        [Tensor(name, "tensor(float)", (None, _ANY, None, None)) for name in names]
+        for names in (MAPS, STARTS, ENDS)
+    )
+    matched = Tensor("flow", "tensor(float)", (None, 2, None, None))
+    small = Tensor("small", "tensor(float)", (None, 3, side, side))
     return {
+        FRAME: ([frame], [*maps, small]),
+        MATCH: ([*starts, *ends], [matched]),
+        SMALL: ([small], [embedding]),
         FLOW: ([frames], [flow, embeddings]),
         FLOW_BIDIRECTIONAL: ([frames], [flow, backward, embeddings]),
         EMBED: ([images], [embedding]),
@@ -74,6 +97,8 @@ def _shape_fits(found: Sequence[Any], expected: Sequence[Any], role: str) -> boo
     if len(found) != len(expected):
         return False
     for have, want in zip(found, expected, strict=True):
+        if want == _ANY:
+            continue
         fixed = isinstance(have, int)
         if want is None and fixed and role == "input":
             return False

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mcjepa_server.contract import EMBED, FLOW, FLOW_BIDIRECTIONAL, MODEL_NAMES, Contract, load_contract
-from mcjepa_server.engine import CLIP_FRAMES, EmbedOutput, FloatArray, FlowOutput, Uint8Array
+from mcjepa_server.engine import EmbedOutput, FloatArray, FlowOutput, Uint8Array
 from mcjepa_server.engines.graphs import Tensor, cannot_be_loaded, check_graph, graph_file
 from mcjepa_server.errors import EngineError
 
@@ -31,7 +31,9 @@ class OpenVinoEngine:
     """
 
     name = "openvino"
-    clip_frames = CLIP_FRAMES
+    # The flows of a call are one batch: of more than two it falls out of the caches, and takes memory; of
+    # one, each frame is encoded too often (measured with benchmarks/engines.py).
+    clip_frames = 3
 
     def __init__(self, contract: Contract, models: Mapping[str, ov.CompiledModel], workers: int) -> None:
         self._contract = contract
@@ -67,11 +69,11 @@ class OpenVinoEngine:
     def contract(self) -> Contract:
         return self._contract
 
-    async def infer_flow(self, frames: Uint8Array, backward: bool) -> FlowOutput:
+    async def infer_flow(self, frames: Uint8Array, backward: bool, embed: bool = True) -> FlowOutput:
         model = FLOW_BIDIRECTIONAL if backward else FLOW
-        names = ["flow", "embedding", *(["flow_backward"] if backward else [])]
-        flow, embedding, *rest = await self._run(model, frames, names)
-        return FlowOutput(flow=flow, flow_backward=rest[0] if rest else None, embedding=embedding)
+        names = ["flow", *(["flow_backward"] if backward else []), *(["embedding"] if embed else [])]
+        found = dict(zip(names, await self._run(model, frames, names), strict=True))
+        return FlowOutput(found["flow"], found.get("flow_backward"), found.get("embedding"))
 
     async def infer_embed(self, images: Uint8Array) -> EmbedOutput:
         (embedding,) = await self._run(EMBED, images, ["embedding"])

@@ -60,11 +60,11 @@ class TritonEngine:
     def contract(self) -> Contract:
         return self._contract
 
-    async def infer_flow(self, frames: Uint8Array, backward: bool) -> FlowOutput:
+    async def infer_flow(self, frames: Uint8Array, backward: bool, embed: bool = True) -> FlowOutput:
         model = FLOW_BIDIRECTIONAL if backward else FLOW
-        names = ["flow", "embedding", *(["flow_backward"] if backward else [])]
-        flow, embedding, *rest = await self._infer(model, "frames", frames, names)
-        return FlowOutput(flow=flow, flow_backward=rest[0] if rest else None, embedding=embedding)
+        names = ["flow", *(["flow_backward"] if backward else []), *(["embedding"] if embed else [])]
+        found = dict(zip(names, await self._infer(model, "frames", frames, names), strict=True))
+        return FlowOutput(found["flow"], found.get("flow_backward"), found.get("embedding"))
 
     async def infer_embed(self, images: Uint8Array) -> EmbedOutput:
         (embedding,) = await self._infer(EMBED, "images", images, ["embedding"])

@@ -90,7 +90,7 @@ async def post_analyze(
     form = await read_form(request, service.settings, service.bodies)
     files = pick_frames(form, service.settings.max_frames)
     budget = PixelBudget(service.settings.max_image_pixels, service.settings.max_request_pixels)
-    options = FlowOptions(query.direction == "both", query.occlusion)
+    options = FlowOptions(query.direction == "both", query.occlusion, embed=True)
 
     async def job(ticket: Ticket) -> Response:
         with ticket.timings.stage("decode"):

@@ -1,0 +1,154 @@
+"""The whole models, put together from the three parts: torch's exporter takes minutes for each graph.
+
+All frames of a batch of clips go through `frame.onnx` and `embed.onnx` as one batch, and all pairs of
+neighbours through `match.onnx`. What is before, between and behind them is in ONNX's text format
+(https://onnx.ai/onnx/repo-docs/Syntax.html); names of the parts begin with `frame_`, `match_` and `embed_`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, compose, parser
+
+from mcjepa.onnx_export import MAPS
+
+_BEFORE = """
+    size = Shape <start = 2> (frames)
+    flat = Concat <axis = 0> (rest, size)
+    frame_frames = Reshape (frames, flat)
+"""
+
+# Numbers of the frames, (B, N) at first, and of those where flows start and end, (B * (N - 1)).
+_BETWEEN = """
+    clips = Shape <end = 2> (frames)
+    count = ReduceProd <keepdims = 0> (clips)
+    numbers = Range (zero, count, one)
+    order = Reshape (numbers, clips)
+    all_but_last = Slice (order, first, last, second)
+    all_but_first = Slice (order, second, end, second)
+    here = Reshape (all_but_last, rest)
+    next = Reshape (all_but_first, rest)
+"""
+_FORWARD = """
+    starts = Identity (here)
+    ends = Identity (next)
+"""
+# One batch: half the nodes, a third less memory than two heads.
+_BOTH = """
+    starts = Concat <axis = 0> (here, next)
+    ends = Concat <axis = 0> (next, here)
+"""
+_GATHERED = "\n".join(
+    f"match_{end}_{name} = Gather <axis = 0> (frame_{name}, {end}s)"
+    for end in ("start", "end")
+    for name in MAPS
+)
+
+_SMALL = """
+    embed_small = Identity (frame_small)
+"""
+
+_BEHIND = """
+    batch_size = Shape <end = 1> (frames)
+    flow_size = Shape <start = 1> (match_flow)
+    flow_shape = Concat <axis = 0> (batch_size, rest, flow_size)
+    embedding_shape = Concat <axis = 0> (clips, rest)
+    embedding = Reshape (embed_embedding, embedding_shape)
+"""
+_FLOW = """
+    flow = Reshape (match_flow, flow_shape)
+"""
+_FLOWS = """
+    flows, flows_backward = Split <axis = 0, num_outputs = 2> (match_flow)
+    flow = Reshape (flows, flow_shape)
+    flow_backward = Reshape (flows_backward, flow_shape)
+"""
+
+
+_IMAGES = """
+    planes = Transpose <perm = [0, 3, 1, 2]> (images)
+    embed_small = Cast <to = 1> (planes)
+"""
+_EMBEDDED = """
+    embedding = Identity (embed_embedding)
+    features = Identity (embed_features)
+"""
+
+
+def whole_flow(frame: ModelProto, match: ModelProto, embed: ModelProto, bidirectional: bool) -> ModelProto:
+    """`mcjepa_flow` or, with both directions, `mcjepa_flow_bidirectional`, from its parts."""
+    (size,) = _sizes(embed.graph.output[0])[1:]
+    flow = "float[batch, pairs, 2, height, width]"
+    backward = f"{flow} flow_backward," if bidirectional else ""
+    signature = f"""
+        mcjepa_flow (uint8[batch, frames, height, width, 3] frames)
+        => ({flow} flow, {backward} float[batch, frames, {size}] embedding)
+        <int64 zero = {{0}}, int64 one = {{1}}, int64[1] rest = {{-1}},
+         int64[1] first = {{0}}, int64[1] second = {{1}}, int64[1] last = {{-1}}, int64[1] end = {{{2**31}}}>
+    """
+    between = _BETWEEN + (_BOTH if bidirectional else _FORWARD) + _GATHERED
+    behind = _BEHIND + (_FLOWS if bidirectional else _FLOW)
+    return _put_together(
+        signature, _BEFORE, ("frame_", frame), between, ("match_", match), _SMALL, ("embed_", embed), behind
+    )
+
+
+def whole_embed(embed: ModelProto) -> ModelProto:
+    """`mcjepa_embed`, which takes images as they are decoded."""
+    _, channels, side, _ = _sizes(embed.graph.input[0])
+    outputs = ", ".join(
+        f"float[{','.join(map(str, ['batch', *_sizes(output)[1:]]))}] {output.name}"
+        for output in embed.graph.output
+    )
+    signature = f"mcjepa_embed (uint8[batch, {side}, {side}, {channels}] images) => ({outputs})"
+    return _put_together(signature, _IMAGES, ("embed_", embed), _EMBEDDED)
+
+
+def _put_together(signature: str, *steps: str | tuple[str, ModelProto]) -> ModelProto:
+    """A model of nodes in ONNX's text format and of parts, whose names get a prefix."""
+    graph = parser.parse_graph(f"{signature} {{}}")
+    whole = ModelProto()
+    for step in steps:
+        if isinstance(step, str):
+            graph.node.extend(parser.parse_graph(f"nodes () => () {{ {step} }}").node)
+            continue
+        prefix, model = step
+        part = compose.add_prefix_graph(model.graph, prefix)
+        graph.node.extend(part.node)
+        graph.initializer.extend(part.initializer)
+        graph.value_info.extend(_shapes(part, prefix))
+        whole.CopyFrom(model)  # versions
+    _share_weights(graph)
+    whole.graph.CopyFrom(graph)
+    return whole
+
+
+def _share_weights(graph: GraphProto) -> None:
+    """Keeps one of tensors that are alike: two parts have the encoder."""
+    kept: dict[bytes, TensorProto] = {}
+    names = {}
+    for tensor in graph.initializer:
+        content = TensorProto()
+        content.CopyFrom(tensor)
+        content.ClearField("name")
+        names[tensor.name] = kept.setdefault(content.SerializeToString(deterministic=True), tensor).name
+    weights = list(kept.values())
+    del graph.initializer[:]
+    graph.initializer.extend(weights)
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+
+
+def _shapes(part: GraphProto, prefix: str) -> Sequence[ValueInfoProto]:
+    """Known shapes within a part, which runtimes optimise by; sizes that vary get names of their own."""
+    for value in part.value_info:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_param = prefix + dim.dim_param
+    return part.value_info
+
+
+def _sizes(value: ValueInfoProto) -> list[int]:
+    """0 where one varies."""
+    return [dim.dim_value for dim in value.type.tensor_type.shape.dim]

@@ -1,0 +1,123 @@
+"""The runs that calls of ONNX Runtime are made of: a frame encoded, two frames matched, images embedded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from mcjepa_server.contract import Contract
+from mcjepa_server.engine import FloatArray, Uint8Array
+from mcjepa_server.engines.graphs import (
+    ENDS,
+    FRAME,
+    MAPS,
+    MATCH,
+    SMALL,
+    STARTS,
+    Tensor,
+    cannot_be_loaded,
+    check_graph,
+    graph_file,
+)
+
+#: A thread that waits for its part of the next node looks for it this long before it sleeps, in ONNX Runtime
+#: from 1.26 on. Waking one takes longer than most nodes; one that never sleeps takes the core of others.
+SPINNING = {
+    "session.intra_op.spin_duration_us": "20",
+    "session.intra_op.spin_backoff_max": "16",
+    "session.force_spinning_stop": "1",  # at the end of a run
+}
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What is needed of a frame, whatever it is matched with."""
+
+    maps: list[ort.OrtValue]  # as MAPS, a batch of one each; of ONNX Runtime, which would copy them
+    embedding: FloatArray | None  # (1, D)
+
+
+@dataclass(frozen=True)
+class Sessions:
+    """Graphs that are open. Each method is a run, blocks, and may be called from several threads at once."""
+
+    frame: ort.InferenceSession
+    match: ort.InferenceSession
+    match_alone: ort.InferenceSession  # with all threads
+    embed: ort.InferenceSession
+
+    @classmethod
+    def open(cls, repository: Path, contract: Contract, threads: int, lanes: int) -> Sessions:
+        """For so many runs at once, and threads of all of them together.
+
+        Runs that are at once share what threads a session has, and each has the one that calls it. Raises
+        ContractError for anything missing or different.
+        """
+        _share_arena()
+        shared = threads - lanes + 1
+        open_one = partial(_open, repository, contract)
+        match = open_one(MATCH, shared)
+        return cls(
+            frame=open_one(FRAME, shared),
+            match=match,
+            match_alone=match if lanes == 1 else open_one(MATCH, threads),
+            embed=open_one(SMALL, shared),
+        )
+
+    def encode_frame(self, frame: Uint8Array, embed: bool, options: ort.RunOptions) -> Encoded:
+        """(1, H, W, 3) RGB."""
+        feeds = {"frames": ort.OrtValue.ortvalue_from_numpy(frame)}
+        *maps, small = self.frame.run_with_ort_values([*MAPS, "small"], feeds, options)
+        return Encoded(maps, self._embed(small.numpy(), options) if embed else None)
+
+    def match_frames(self, one: Encoded, two: Encoded, options: ort.RunOptions, alone: bool) -> FloatArray:
+        """(1, 2, H, W) px, from one to two; with all threads where nothing else runs."""
+        session = self.match_alone if alone else self.match
+        feeds = dict(zip((*STARTS, *ENDS), (*one.maps, *two.maps), strict=True))
+        flow: FloatArray = session.run_with_ort_values(["flow"], feeds, options)[0].numpy()
+        return flow
+
+    def embed_images(self, images: Uint8Array, options: ort.RunOptions) -> FloatArray:
+        """(B, S, S, 3) RGB to (B, D)."""
+        planes = np.ascontiguousarray(images.transpose(0, 3, 1, 2)).astype(np.float32)
+        return self._embed(planes, options)
+
+    def _embed(self, small: FloatArray, options: ort.RunOptions) -> FloatArray:
+        embedding: FloatArray = self.embed.run(["embedding"], {"small": small}, options)[0]
+        return embedding
+
+
+def _share_arena() -> None:
+    """One pool of memory for the sessions of this process: what one has freed, the others use."""
+    memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    ort.create_and_register_allocator(memory, None)
+
+
+def _open(repository: Path, contract: Contract, name: str, threads: int) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # A pattern is kept for every shape ever seen: a quarter less memory without, and no slower.
+    options.enable_mem_pattern = False
+    # What was computed is used, and its memory free again, as soon as can be: a quarter less memory.
+    options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+    options.add_session_config_entry("session.use_env_allocators", "1")  # of _share_arena
+    for key, value in SPINNING.items():
+        options.add_session_config_entry(key, value)
+    options.log_severity_level = 3  # errors: its warnings are about optimising the graph
+    path = graph_file(repository, name)
+    try:
+        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's exceptions share no base class
+        raise cannot_be_loaded(name, error) from error
+    check_graph(contract, name, _tensors(session.get_inputs()), _tensors(session.get_outputs()))
+    return session
+
+
+def _tensors(nodes: Sequence[ort.NodeArg]) -> list[Tensor]:
+    return [Tensor(node.name, node.type, node.shape) for node in nodes]
