@@ -20,7 +20,7 @@ from mcjepa_server.engine import EmbedOutput, FloatArray, FlowOutput, Uint8Array
 from mcjepa_server.engines.sessions import Encoded, Sessions
 from mcjepa_server.errors import EngineError
 
-LANES = 2  # runs at once of a caller who has the processor for himself
+LANES = 2  # runs at once of a caller that is alone
 
 T = TypeVar("T")
 
