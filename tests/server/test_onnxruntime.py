@@ -196,14 +196,13 @@ def clip():
     return np.random.default_rng(0).integers(0, 256, (1, 6, 64, 64, 3), np.uint8)
 
 
-def test_each_frame_of_a_clip_is_encoded_once_and_as_many_runs_go_on_as_there_are_lanes(repository, clip):
+def test_each_frame_of_a_clip_is_encoded_once(repository, clip):
     engine = load(repository, threads=5, workers=2)
     spy = Spy(engine)
     output = asyncio.run(engine.infer_flow(clip, True))
     assert spy.runs.count(("small", 4)) == 6  # one of five threads is that of the other lane
     assert spy.runs.count(("embedding", 4)) == 6
     assert spy.runs.count(("flow", 4)) == len(spy.runs) - 12 == 2 * 5
-    assert max(spy.at_once) <= 2
     expected = asyncio.run(FakeEngine(engine.contract).infer_flow(clip, True))
     np.testing.assert_array_equal(output.flow_backward, expected.flow_backward)
     asyncio.run(engine.close())
@@ -225,6 +224,15 @@ def test_a_pair_that_is_alone_has_all_threads_and_beside_others_its_lane(reposit
     assert alone.embedding is None
     assert spy.runs[:3] == spy.runs[-3:] == [("small", 4), ("small", 4), ("flow", 5)]
     assert ("flow", 4) in spy.runs[3:-3]
+
+
+def test_frames_and_flows_of_a_caller_that_is_alone_go_on_at_once(repository, clip):
+    engine = load(repository, threads=2, workers=1)
+    spy = Spy(engine)
+    spy.meeting = threading.Barrier(2, timeout=60)  # breaks where one run waits for the end of the other
+    asyncio.run(engine.infer_flow(clip[:, :2], True, embed=False))
+    asyncio.run(engine.close())
+    assert spy.runs == [("small", 1)] * 2 + [("flow", 1)] * 2
 
 
 def test_two_callers_have_one_run_each(repository, clip):
@@ -303,3 +311,18 @@ def test_memory_that_a_call_took_is_given_back_once_it_is_idle(engine):
     freed, runs = asyncio.run(scenario())
     assert freed > 20e6
     assert runs == [10, 11, 11]
+
+
+def test_what_a_call_takes_while_memory_is_given_back_is_given_back_later(engine, clip):
+    spy = Spy(engine)
+
+    async def scenario():
+        await engine.infer_flow(clip[:, :2], False, embed=False)
+        giving = asyncio.create_task(engine.give_back())
+        await asyncio.sleep(0)
+        await asyncio.gather(giving, engine.infer_flow(clip[:, :2], False, embed=False))
+        del spy.runs[:]
+        await engine.give_back()
+
+    asyncio.run(scenario())
+    assert spy.runs == [("embedding", 1)]

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, compose, parser
+import onnx_ir
+from onnx import GraphProto, ModelProto, ValueInfoProto, compose, parser
+from onnx_ir.passes.common import DeduplicateInitializersPass
 
 from mcjepa.onnx_export import MAPS
 
@@ -119,25 +121,15 @@ def _put_together(signature: str, *steps: str | tuple[str, ModelProto]) -> Model
         graph.initializer.extend(part.initializer)
         graph.value_info.extend(_shapes(part, prefix))
         whole.CopyFrom(model)  # versions
-    _share_weights(graph)
     whole.graph.CopyFrom(graph)
-    return whole
+    return _share_weights(whole)
 
 
-def _share_weights(graph: GraphProto) -> None:
-    """Keeps one of tensors that are alike: two parts have the encoder."""
-    kept: dict[bytes, TensorProto] = {}
-    names = {}
-    for tensor in graph.initializer:
-        content = TensorProto()
-        content.CopyFrom(tensor)
-        content.ClearField("name")
-        names[tensor.name] = kept.setdefault(content.SerializeToString(deterministic=True), tensor).name
-    weights = list(kept.values())
-    del graph.initializer[:]
-    graph.initializer.extend(weights)
-    for node in graph.node:
-        node.input[:] = [names.get(name, name) for name in node.input]
+def _share_weights(model: ModelProto) -> ModelProto:
+    """One of each of the tensors that are alike: two parts have the encoder."""
+    shared = onnx_ir.from_proto(model)
+    DeduplicateInitializersPass(size_limit=model.ByteSize())(shared)
+    return onnx_ir.to_proto(shared)
 
 
 def _shapes(part: GraphProto, prefix: str) -> Sequence[ValueInfoProto]:

@@ -27,6 +27,8 @@ SIZES = ((128, 192), (256, 448), (448, 1024))  # (H, W) px
 FLOW_LIMIT = 0.01  # px, the largest difference of any vector
 EMBEDDING_LIMIT = 1e-4  # cosine distance
 
+Run = Callable[[np.ndarray, str], np.ndarray]  # one output of what was exported for a batch, by its name
+
 
 class ParityError(RuntimeError):
     """The exported models and torch differ by more than the limits."""
@@ -73,11 +75,11 @@ def check_parity(model: MCJEPA, repository: Path, frames: Sequence[np.ndarray]) 
     images = [np.stack([to_square(f, onnx.image_size) for f in frames])]
     reports = []
     for graph in graphs(model):
-        run = partial(onnx.run, graph.name)
-        batches = images if graph.input_name == "images" else clips
-        reports += [_compare(graph, graph.name, run, batch) for batch in batches]
-    whole = next(graph for graph in graphs(model) if graph.name == "mcjepa_flow")
-    reports += [_compare(whole, "mcjepa_flow in parts", onnx.run_parts, clip) for clip in clips]
+        runs: dict[str, Run] = {graph.name: partial(onnx.run, graph.name)}
+        if graph.name == "mcjepa_flow":
+            runs["mcjepa_flow in parts"] = onnx.run_parts
+        for batch in images if graph.input_name == "images" else clips:
+            reports += _compare(graph, runs, batch)
     if not all(report.passed for report in reports):
         raise ParityError(
             f"flow limit {FLOW_LIMIT} px + rounding, cosine limit {EMBEDDING_LIMIT}\n{parity_table(reports)}"
@@ -85,23 +87,26 @@ def check_parity(model: MCJEPA, repository: Path, frames: Sequence[np.ndarray]) 
     return reports
 
 
-def _compare(
-    graph: Graph, name: str, run: Callable[[np.ndarray, str], np.ndarray], batch: np.ndarray
-) -> Parity:
-    """`run` gives one output of what was exported for a batch, by its name."""
+def _compare(graph: Graph, runs: dict[str, Run], batch: np.ndarray) -> list[Parity]:
+    """What was exported of a model, in each of its forms, against torch."""
     expected, rounded = (
         dict(zip(graph.output_names, _run_torch(graph.module, batch, dtype), strict=True))
         for dtype in (torch.float64, torch.float32)
     )
-    found = {output: run(batch, output) for output in graph.output_names}
-    flows = [output for output in graph.output_names if output.startswith("flow")]
-    gaps, own = (
-        [float(np.abs(expected[output] - flow[output]).max()) for output in flows]
-        for flow in (found, rounded)
-    )
+    own = _flow_gap(expected, rounded) or 0.0
     h, w = batch.shape[-3:-1]
-    cosine = cosine_distance(expected["embedding"], found["embedding"])
-    return Parity(name, f"{h}x{w}", max(gaps, default=None), cosine, max(own, default=0.0))
+    reports = []
+    for name, run in runs.items():
+        found = {output: run(batch, output) for output in graph.output_names}
+        cosine = cosine_distance(expected["embedding"], found["embedding"])
+        reports.append(Parity(name, f"{h}x{w}", _flow_gap(expected, found), cosine, own))
+    return reports
+
+
+def _flow_gap(one: dict[str, np.ndarray], two: dict[str, np.ndarray]) -> float | None:
+    """The largest difference (px) of the flows among the outputs, None where there are none."""
+    flows = [name for name in one if name.startswith("flow")]
+    return max((float(np.abs(one[name] - two[name]).max()) for name in flows), default=None)
 
 
 @torch.no_grad()

@@ -82,10 +82,10 @@ class OnnxRuntimeEngine:
             return
         side = self._contract.embed_image_size
         async with self._call(EMBED) as options:
+            self._grown = False  # unless another call begins meanwhile
             options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
             image = np.zeros((1, side, side, 3), np.uint8)
             await self._runs([partial(self._sessions.embed_images, image, options)])
-        self._grown = False
 
     async def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
