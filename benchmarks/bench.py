@@ -21,6 +21,9 @@ from common import HEIGHT, WIDTH, machine, read_frames, rounded, write_json
 from mcjepa_server import Settings
 from mcjepa_server.engines.select import find_model_repository
 
+#: What is asked of the client at a start, and what NumPy and the HTTP client take of it.
+IMPORTS = ("import mcjepa_client", "from mcjepa_client import Client", "import numpy, httpx2")
+
 
 def main() -> None:
     arguments = parse_arguments()
@@ -36,20 +39,20 @@ def main() -> None:
     show_gateways(report)
     report["embeddings"] = embeddings.measure(repository, frames[0], arguments.threads, 4 * each)
     show_embeddings(report)
-    report["client_import_cpu_s"] = client_import()
-    print(f"\nimport mcjepa_client: {report['client_import_cpu_s']} s of a processor")
+    report["client_import_cpu_s"] = {line: seconds_of(line) for line in IMPORTS}
+    print("\nThe client, seconds of a processor")
+    for line, seconds in report["client_import_cpu_s"].items():
+        print(f"  {line}: {seconds}")
     if arguments.output:
         write_json(arguments.output, report)
 
 
-def client_import(runs: int = 5) -> float:
-    """Seconds of the thread that imports the client in a new process, the median.
+def seconds_of(line: str, runs: int = 5) -> float:
+    """Of the thread that runs a line of Python in a new process, the median.
 
     NumPy's OpenBLAS starts a thread a core, which spin for as long again; nobody waits for them.
     """
-    script = (
-        "import time; began = time.thread_time(); import mcjepa_client; print(time.thread_time() - began)"
-    )
+    script = f"import time; began = time.thread_time(); {line}; print(time.thread_time() - began)"
     command = [sys.executable, "-c", script]
     times = [
         float(subprocess.run(command, capture_output=True, check=True, timeout=60).stdout)

@@ -11,7 +11,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from common import HEIGHT, WIDTH, Uint8Array, rounded, take_turns
+from common import HEIGHT, WIDTH, Uint8Array, rounded, run_and_forget, take_turns
 from mcjepa_server.engine import Engine
 from mcjepa_server.engines.onnxruntime import OnnxRuntimeEngine
 from mcjepa_server.engines.openvino import OpenVinoEngine
@@ -47,7 +47,7 @@ def measure(repository: Path, frames: Uint8Array, threads: int, rounds: int) -> 
 
 
 def flow_of(engine: Engine, frames: Uint8Array) -> Callable[[], object]:
-    return lambda: asyncio.run(engine.infer_flow(frames[None], backward=False, embed=False))
+    return lambda: run_and_forget(engine.infer_flow(frames[None], backward=False, embed=False))
 
 
 def flow_in_pieces(engine: Engine, frames: Uint8Array) -> Callable[[], object]:
@@ -57,7 +57,7 @@ def flow_in_pieces(engine: Engine, frames: Uint8Array) -> Callable[[], object]:
 
 
 def embedding_of(engine: Engine, images: Uint8Array) -> Callable[[], object]:
-    return lambda: asyncio.run(engine.infer_embed(images))
+    return lambda: run_and_forget(engine.infer_embed(images))
 
 
 def classical(pair: Uint8Array) -> dict[str, Callable[[], object]]:

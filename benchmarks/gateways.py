@@ -18,7 +18,7 @@ from typing import Any
 
 import cv2
 import httpx2
-from common import Uint8Array, quantiles, rounded, take_turns
+from common import Uint8Array, quantiles, rounded, run_and_forget, take_turns
 from mcjepa_server.engines.onnxruntime import OnnxRuntimeEngine
 from mcjepa_server.flowcodec import encode_flo
 from mcjepa_server.geometry import Padding, plan_geometry
@@ -90,17 +90,17 @@ def direct(repository: Path, pair: Uint8Array, threads: int, rounds: int) -> dic
     height, width = pair.shape[1:3]
     geometry = plan_geometry(width, height, Padding(64), max(width, height), width * height)
 
-    def whole() -> bytes:
+    async def whole() -> bytes:
         budget = PixelBudget(2 * width * height, 2 * width * height)
         clip = pack_clip([decode_image(data, "frame", budget) for data in files], geometry)
-        flow = asyncio.run(engine.infer_flow(clip, backward=False, embed=False)).flow
-        return encode_flo(unpack_flow(flow[0], geometry)[0])
+        output = await engine.infer_flow(clip, backward=False, embed=False)
+        return encode_flo(unpack_flow(output.flow[0], geometry)[0])
 
     clip = pack_clip(list(pair), geometry)
     alone = take_turns(
         {
-            "engine": lambda: asyncio.run(engine.infer_flow(clip, backward=False, embed=False)),
-            "decode + engine + encode": whole,
+            "engine": lambda: run_and_forget(engine.infer_flow(clip, backward=False, embed=False)),
+            "decode + engine + encode": lambda: run_and_forget(whole()),
         },
         rounds,
     )
