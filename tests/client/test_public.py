@@ -2,6 +2,8 @@
 
 import collections.abc
 import inspect
+import subprocess
+import sys
 from importlib.resources import files
 
 import mcjepa_client
@@ -33,6 +35,22 @@ def test_public_names_are_pinned():
         "occlusion", "stabilise", "tracks", "warp",
     ]  # fmt: skip
     assert all(hasattr(mcjepa_client, name) for name in mcjepa_client.__all__)
+
+
+def test_importing_the_package_alone_imports_no_library():
+    script = "import sys, mcjepa_client; print(sorted({'numpy', 'httpx2', 'cv2'} & sys.modules.keys()))"
+    found = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert found.stdout == "[]\n"
+
+
+def test_reading_flow_imports_no_http():
+    script = "import sys; from mcjepa_client import flow_io; print('httpx2' in sys.modules)"
+    found = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert found.stdout == "False\n"
 
 
 def test_both_clients_have_the_pinned_methods():

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from importlib.metadata import version
 from typing import Any
 
 import httpx2
@@ -36,6 +35,7 @@ from mcjepa_client._results import AnalyzeResult, Direction, EmbedResult, FlowRe
 from mcjepa_client._retry import RETRIED_STATUSES, delay_before_retry, parse_retry_after
 from mcjepa_client._servers import Servers
 from mcjepa_client._steps import Operation, Reply, Send, send, wait, work
+from mcjepa_client._version import __version__
 from mcjepa_client._video.clips import ClipLimits
 from mcjepa_client._video.frames import Image
 from mcjepa_client._video.job import VideoOptions
@@ -70,7 +70,7 @@ class BaseClient:
         self.timeout = _check_timeout(timeout)
         self.max_retries = _check_retries(max_retries)
         self._headers = {
-            "User-Agent": f"mcjepa-client/{version('mcjepa-client')}",
+            "User-Agent": f"mcjepa-client/{__version__}",
             **_authorization(api_key or os.environ.get(API_KEY_VARIABLE), headers or {}),
             **(headers or {}),
         }

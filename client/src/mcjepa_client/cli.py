@@ -6,7 +6,6 @@ import json
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import TypeAlias, get_args
 
@@ -21,6 +20,7 @@ from mcjepa_client._cli_video import BatchError, add_commands
 from mcjepa_client._client import Client
 from mcjepa_client._errors import ConnectionFailedError, InputError, McjepaError, ServiceUnavailableError
 from mcjepa_client._results import Direction, FlowFormat, choose_embed_format, choose_flow_format
+from mcjepa_client._version import __version__
 from mcjepa_client.flow_viz import check_max_flow, largest_motion
 
 EXIT_OK = 0
@@ -142,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {version('mcjepa-client')}")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     common = _common_options()
     _add_flow(commands, common)
