@@ -10,7 +10,7 @@ from mcjepa_server import squares as module
 from mcjepa_server.errors import UndecodableImage
 from mcjepa_server.images import PixelBudget, decode_image
 from mcjepa_server.scaling import resize_square
-from mcjepa_server.squares import FILES_A_CALL, squares
+from mcjepa_server.squares import MOST_A_CALL, squares
 
 SIDE = 32
 CRASHES = b"the decoder breaks down on this"
@@ -35,7 +35,7 @@ def decode(images, decoders):
 
 @pytest.fixture
 def files(encode, picture):
-    return [encode(np.roll(picture(), shift, axis=1)) for shift in range(2 * FILES_A_CALL + 1)]
+    return [encode(np.roll(picture(), shift, axis=1)) for shift in range(2 * MOST_A_CALL + 1)]
 
 
 def named(files):
@@ -50,7 +50,14 @@ def test_small_files_share_calls_and_stay_in_order(files):
     decoders = Decoders()
     found = decode(named(files), decoders)
     np.testing.assert_array_equal(found, [expected(data) for data in files])
-    assert decoders.calls == [FILES_A_CALL, FILES_A_CALL, 1]
+    assert decoders.calls == [MOST_A_CALL, MOST_A_CALL, 1]
+
+
+@pytest.mark.parametrize(("count", "calls"), [(1, [1]), (2, [2]), (3, [2, 1]), (4, [2, 2]), (9, [5, 4])])
+def test_each_process_has_an_equal_share(files, count, calls):
+    decoders = Decoders()
+    assert len(decode(named(files[:count]), decoders)) == count
+    assert decoders.calls == calls
 
 
 def test_base64_is_decoded_first(files):
@@ -72,9 +79,9 @@ def test_a_file_that_breaks_the_decoder_is_found_among_others(files):
     with pytest.raises(
         UndecodableImage, match=r"^images\[2\] cannot be decoded: the decoder broke"
     ) as caught:
-        decode(named(files[:4]), decoders)
+        decode(named(files[:6]), decoders)
     assert caught.value.param == "images[2]"
-    assert decoders.calls == [4, 1, 1, 1]
+    assert sorted(decoders.calls) == [1, 1, 1, 3, 3]  # up to it one by one
 
 
 def test_the_first_bad_file_is_named(files):

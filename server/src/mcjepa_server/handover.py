@@ -8,6 +8,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+INLINE_BYTES = 56 * 1024  # fit into a pipe, which holds 64 KiB: sooner sent than a file is opened
+
 
 class SharedFile:
     """A file that other processes of this user can open by its path, and that goes with this object."""
@@ -27,10 +29,12 @@ class SharedFile:
 
 
 def hand_over(values: object, path: str) -> object:
-    """The same value; when it is pickled, the bytes that it is, or that are in the tuple, go by the file."""
+    """The same value; pickled, large bytes that it is, or that are in the tuple, go by the file."""
     if type(values) is tuple:
         return tuple(hand_over(value, path) for value in values)
-    return _Handed(values, path) if isinstance(values, bytes) else values
+    if isinstance(values, bytes) and len(values) > INLINE_BYTES:
+        return _Handed(values, path)
+    return values
 
 
 class _Handed:

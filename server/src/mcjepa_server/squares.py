@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing
 from functools import partial
@@ -18,7 +19,7 @@ from mcjepa_server.errors import DeadlineExceeded, InvalidInput, UndecodableImag
 from mcjepa_server.frames import decode_squares
 
 #: Files, and bytes, that one call of a decoder takes together: the call costs as much as a small file.
-FILES_A_CALL, BYTES_A_CALL = 4, 2**17
+FEWEST_A_CALL, MOST_A_CALL, BYTES_A_CALL = 2, 16, 2**18
 
 Named = tuple[str, bytes | str]  # an image file, or base64 of one
 
@@ -40,9 +41,12 @@ async def squares(
 
 
 def _groups(images: Sequence[Named]) -> Iterator[Sequence[Named]]:
+    """An equal share for each of the processes at work, where the limits let it be."""
+    share = math.ceil(len(images) / FILES_AT_ONCE)
+    files = min(max(share, FEWEST_A_CALL), MOST_A_CALL)
     start = used = 0
     for index, (_, data) in enumerate(images):
-        if index > start and (index - start == FILES_A_CALL or used + len(data) > BYTES_A_CALL):
+        if index > start and (index - start == files or used + len(data) > BYTES_A_CALL):
             yield images[start:index]
             start, used = index, 0
         used += len(data)
