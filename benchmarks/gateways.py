@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import cv2
@@ -28,6 +29,7 @@ from mcjepa_server.scaling import pack_clip, unpack_flow
 
 TIMEOUT = 300.0  # s, of one request or of a start
 REST = 7.0  # s without a request
+CROWD = (8, 32)  # clients and requests while memory is watched
 HERE = Path(__file__).parent
 PLAIN = {"Accept-Encoding": "identity"}  # LitServe would compress
 PEERS = HERE.parent / ".venv-bench/bin/python"  # of the environment that `make bench` makes for them
@@ -72,7 +74,8 @@ def measure(
         for count in clients:
             for name, server in servers.items():
                 report[name][f"{count} clients"] = load(server, request, count, max(each, 2 * count))
-                report[name]["memory_mb"] = megabytes(server)  # at once
+        for name, server in servers.items():
+            report[name]["memory_mb"] = peak_memory(server, request, *CROWD)
         time.sleep(REST)
         for name, server in servers.items():
             report[name]["memory_at_rest_mb"] = megabytes(server)
@@ -205,6 +208,25 @@ def load(server: Running, request: Request, clients: int, requests: int) -> dict
         "per_s": rounded(len(times) / elapsed),
         "cpu_ms_per_request": rounded(1000 * used / len(times)),
     }
+
+
+def peak_memory(server: Running, request: Request, clients: int, requests: int) -> int:
+    """MiB at most while so many clients send; it is looked at ten times a second, which takes time itself."""
+    done = Event()
+
+    def watch() -> int:
+        most = 0
+        while not done.wait(0.1):
+            most = max(most, megabytes(server))
+        return most
+
+    with ThreadPoolExecutor(1) as pool:
+        watching = pool.submit(watch)
+        try:
+            load(server, request, clients, requests)
+        finally:
+            done.set()
+        return watching.result()
 
 
 def new_client() -> httpx2.Client:

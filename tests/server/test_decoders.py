@@ -15,6 +15,7 @@ from mcjepa_server.errors import DeadlineExceeded, ImageTooLarge, UndecodableIma
 from mcjepa_server.frames import decode_frame
 from mcjepa_server.geometry import Padding, plan_geometry
 from mcjepa_server.images import PixelBudget, decode_image
+from mcjepa_server.scaling import pack_clip
 from prometheus_client import Counter
 from starlette.testclient import TestClient
 
@@ -82,8 +83,8 @@ def test_the_two_frames_of_a_pair_are_decoded_at_once(encode, picture):
         first, second = picture(), picture()[::-1]
         files = [("frame1", encode(first)), ("frame2", encode(second))]
         plan = partial(plan_geometry, padding=Padding(64), max_side=1024, max_pixels=10**6)
-        frames, geometry = await decode_clip(files, PixelBudget(10**6, 10**6), plan, Waits())
-        np.testing.assert_array_equal(frames, [first, second])
+        clip, geometry = await decode_clip(files, PixelBudget(10**6, 10**6), plan, Waits())
+        np.testing.assert_array_equal(clip, pack_clip([first, second], geometry))
         return geometry.padded_width, geometry.padded_height
 
     assert asyncio.run(scenario()) == (128, 64)

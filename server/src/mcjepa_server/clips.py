@@ -1,4 +1,4 @@
-"""Image files of one request to frames that are ready for the engine, all of one size."""
+"""Image files of one request to the clip that the engine takes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
+from anyio.to_thread import run_sync
 
 from mcjepa_server.ahead import in_order
 from mcjepa_server.decoders import FILES_AT_ONCE, Decoders
@@ -16,28 +17,36 @@ from mcjepa_server.errors import InvalidInput
 from mcjepa_server.frames import decode_frame
 from mcjepa_server.geometry import Geometry, Plan
 from mcjepa_server.images import PixelBudget
+from mcjepa_server.scaling import empty_clip, pad_frame
 
 
 async def decode_clip(
     files: Sequence[tuple[str, bytes]], budget: PixelBudget, plan: Plan, decoders: Decoders
-) -> tuple[list[Uint8Array], Geometry]:
-    """Named files to scaled frames (h, w, 3) and their geometry.
+) -> tuple[Uint8Array, Geometry]:
+    """Named files to one clip (1, N, padded H, padded W, 3) and the geometry of its frames.
 
-    Each frame is scaled where it is decoded, so a request that waits holds no full-size image, and has a
-    call of its own, so a deadline can end it in between. Raises InvalidInput if the sizes differ.
+    Each frame is scaled where it is decoded, and goes into the clip at once, so that a request that waits
+    holds each of its pixels once; it has a call of its own, so that a deadline can end it in between. Raises
+    InvalidInput if the sizes differ.
     """
     calls = [
         partial(decoders.run, decode_frame, data, name, replace(budget, before=index), plan, param=name)
         for index, (name, data) in enumerate(files)
     ]
-    frames: list[Uint8Array] = []
     async with aclosing(in_order(calls, FILES_AT_ONCE)) as results:
-        async for pixels, geometry in results:
-            if not frames:
-                first = geometry
-            _check_size(geometry, first, files[len(frames)][0], files[0][0])
-            frames.append(np.frombuffer(pixels, np.uint8).reshape(first.scaled_height, first.scaled_width, 3))
-    return frames, first
+        pixels, first = await anext(results)
+        clip = empty_clip(len(files), first)
+        await _put(pixels, first, clip[0, 0])
+        for padded, (name, _) in zip(clip[0, 1:], files[1:], strict=True):
+            pixels, geometry = await anext(results)
+            _check_size(geometry, first, name, files[0][0])
+            await _put(pixels, first, padded)
+    return clip, first
+
+
+async def _put(pixels: bytes, geometry: Geometry, padded: Uint8Array) -> None:
+    frame = np.frombuffer(pixels, np.uint8).reshape(geometry.scaled_height, geometry.scaled_width, 3)
+    await run_sync(pad_frame, frame, padded)
 
 
 def _check_size(found: Geometry, expected: Geometry, name: str, first: str) -> None:

@@ -18,7 +18,7 @@ from mcjepa_server.engine import Engine, FloatArray, FlowOutput, Uint8Array
 from mcjepa_server.errors import ContractError, EngineError
 from mcjepa_server.geometry import Geometry, Padding, Plan, plan_geometry, split_clip
 from mcjepa_server.occlusion import occlusion_mask
-from mcjepa_server.scaling import pack_clip, unpack_flow
+from mcjepa_server.scaling import unpack_flow
 
 #: Wraps one call of the engine; the gateway's takes a slot, measures, and counts failures.
 Slot = Callable[[Work], AbstractAsyncContextManager[None]]
@@ -83,15 +83,15 @@ class Pipeline:
         return Work(EMBED, images, images * self._engine.contract.embed_image_size**2)
 
     async def flow(
-        self, frames: Sequence[Uint8Array], geometry: Geometry, options: FlowOptions, slot: Slot
+        self, clip: Uint8Array, geometry: Geometry, options: FlowOptions, slot: Slot
     ) -> FlowResult:
-        """Flow between neighbours of N >= 2 frames (h, w, 3) that were scaled to ``geometry``."""
+        """Flow between neighbours of the N >= 2 frames of a clip (1, N, padded H, padded W, 3)."""
         parts = []
         longest = max(2, self._settings.max_clip_pixels // (geometry.padded_width * geometry.padded_height))
-        for clip in split_clip(len(frames), longest):
-            packed = await run_sync(pack_clip, frames[clip], geometry)
-            async with slot(self.flow_work(packed.shape[1], geometry, options)):
-                parts += await self._infer(packed, options)
+        for part in split_clip(clip.shape[1], longest):
+            frames = clip[:, part]
+            async with slot(self.flow_work(frames.shape[1], geometry, options)):
+                parts += await self._infer(frames, options)
         return await run_sync(_assemble, parts, geometry, options)
 
     async def _infer(self, clip: Uint8Array, options: FlowOptions) -> list[FlowOutput]:

@@ -23,14 +23,24 @@ def scale_frame(frame: Uint8Array, geometry: Geometry) -> Uint8Array:
     return scaled
 
 
+def empty_clip(frames: int, geometry: Geometry) -> Uint8Array:
+    """Room for so many padded frames: (1, N, padded H, padded W, 3)."""
+    return np.empty((1, frames, geometry.padded_height, geometry.padded_width, 3), np.uint8)
+
+
+def pad_frame(frame: Uint8Array, padded: Uint8Array) -> None:
+    """Copies a scaled frame (h, w, 3) into the place of a padded one, (padded H, padded W, 3)."""
+    h, w = frame.shape[:2]
+    padded[:h, :w] = frame
+    padded[:h, w:] = padded[:h, w - 1 : w]
+    padded[h:] = padded[h - 1 : h]
+
+
 def pack_clip(frames: Sequence[Uint8Array], geometry: Geometry) -> Uint8Array:
-    """Pads scaled frames (h, w, 3) into one clip (1, N, padded H, padded W, 3)."""
-    h, w = geometry.scaled_height, geometry.scaled_width
-    clip = np.empty((1, len(frames), geometry.padded_height, geometry.padded_width, 3), np.uint8)
-    for slot, frame in zip(clip[0], frames, strict=True):
-        slot[:h, :w] = frame
-        slot[:h, w:] = slot[:h, w - 1 : w]
-        slot[h:] = slot[h - 1 : h]
+    """Scaled frames (h, w, 3) to one clip (1, N, padded H, padded W, 3)."""
+    clip = empty_clip(len(frames), geometry)
+    for frame, padded in zip(frames, clip[0], strict=True):
+        pad_frame(frame, padded)
     return clip
 
 

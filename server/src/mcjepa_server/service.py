@@ -22,7 +22,7 @@ from mcjepa_server.errors import ApiError, ContractError, EngineError, NotReady
 from mcjepa_server.memory import give_back
 from mcjepa_server.metrics import Metrics
 from mcjepa_server.pipeline import FlowOptions, Pipeline
-from mcjepa_server.scaling import resize_square
+from mcjepa_server.scaling import pack_clip, resize_square
 from mcjepa_server.timing import Timings
 from mcjepa_server.version import __version__
 
@@ -171,8 +171,9 @@ class Service:
         rng = np.random.default_rng(0)
         frames = rng.integers(0, 256, (2, engine.contract.stride, engine.contract.stride, 3), np.uint8)
         geometry = pipeline.planner(None)(frames.shape[2], frames.shape[1])
+        clip = pack_clip(list(frames), geometry)
         for options in (FlowOptions(), FlowOptions(backward=True, embed=True)):
-            await pipeline.flow(list(frames), geometry, options, partial(self.slot, timings))
+            await pipeline.flow(clip, geometry, options, partial(self.slot, timings))
         square = resize_square(frames[0], engine.contract.embed_image_size)
         await pipeline.embed([square], partial(self.slot, timings))
 

@@ -87,19 +87,20 @@ async def post_analyze(
         raise InvalidInput(f"dtype=float16 needs format npz, not {offer.name}", param="dtype")
     body_type(request, MULTIPART)
     service.admission.check(request.state.api_key)
-    form = await read_form(request, service.settings, service.bodies)
-    files = pick_frames(form, service.settings.max_frames)
+    form = read_form(request, service.settings, service.bodies)
+    files = pick_frames(await form, service.settings.max_frames)
     budget = PixelBudget(service.settings.max_image_pixels, service.settings.max_request_pixels)
     options = FlowOptions(query.direction == "both", query.occlusion, embed=True)
 
     async def job(ticket: Ticket) -> Response:
         with ticket.timings.stage("decode"):
             plan = pipeline.planner(query.max_side)
-            frames, geometry = await decode_clip(files, budget, plan, service.decoders)
-        ticket.charge(pipeline.flow_work(len(frames), geometry, options))
+            clip, geometry = await decode_clip(files, budget, plan, service.decoders)
+        files.clear()  # of a request that waits, only the pixels are kept
+        ticket.charge(pipeline.flow_work(clip.shape[1], geometry, options))
         service.metrics.observe_padding(geometry, service.settings.shape_buckets)
-        result = await pipeline.flow(frames, geometry, options, ticket.slot)
-        meta = describe(len(frames), geometry, service.contract, query.direction, query.occlusion)
+        result = await pipeline.flow(clip, geometry, options, ticket.slot)
+        meta = describe(clip.shape[1], geometry, service.contract, query.direction, query.occlusion)
         with ticket.timings.stage("encode"):
             body = await run_sync(encode_analysis, result, offer, query.dtype, meta)
         return flow_reply(body, offer, "analysis", meta, ticket.timings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Header, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -102,21 +103,21 @@ async def post_flow(
     offer = choose_offer(query, accept)
     body_type(request, MULTIPART)
     service.admission.check(request.state.api_key)
-    form = await read_form(request, service.settings, service.bodies)
-    files = pick_frames(form)
+    files = pick_frames(await read_form(request, service.settings, service.bodies))
     budget = PixelBudget(service.settings.max_image_pixels, service.settings.max_request_pixels)
     options = FlowOptions(query.direction == "both", query.occlusion)
 
     async def job(ticket: Ticket) -> Response:
         with ticket.timings.stage("decode"):
             plan = pipeline.planner(query.max_side)
-            frames, geometry = await decode_clip(files, budget, plan, service.decoders)
-        ticket.charge(pipeline.flow_work(len(frames), geometry, options))
+            clip, geometry = await decode_clip(files, budget, plan, service.decoders)
+        files.clear()  # of a request that waits, only the pixels are kept
+        ticket.charge(pipeline.flow_work(clip.shape[1], geometry, options))
         service.metrics.observe_padding(geometry, service.settings.shape_buckets)
         if query.direction == "backward":
-            frames.reverse()
-        result = await pipeline.flow(frames, geometry, options, ticket.slot)
-        meta = describe(len(frames), geometry, service.contract, query.direction, query.occlusion)
+            clip = np.ascontiguousarray(clip[:, ::-1])
+        result = await pipeline.flow(clip, geometry, options, ticket.slot)
+        meta = describe(clip.shape[1], geometry, service.contract, query.direction, query.occlusion)
         with ticket.timings.stage("encode"):
             body, extra = await run_sync(encode_flow, result, offer, query.max_flow, query.dtype, meta)
         reply = flow_reply(body, offer, "flow", meta, ticket.timings)
