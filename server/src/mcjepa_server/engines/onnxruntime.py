@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import onnxruntime as ort
@@ -17,12 +14,11 @@ import onnxruntime as ort
 from mcjepa_server.contract import EMBED, FLOW, Contract, load_contract
 from mcjepa_server.cores import usable_cores
 from mcjepa_server.engine import EmbedOutput, FloatArray, FlowOutput, Uint8Array
+from mcjepa_server.engines.lanes import Key, Step, run_steps
 from mcjepa_server.engines.sessions import Encoded, Sessions
 from mcjepa_server.errors import EngineError
 
 LANES = 2  # runs at once of a caller that is alone
-
-T = TypeVar("T")
 
 
 class OnnxRuntimeEngine:
@@ -70,8 +66,10 @@ class OnnxRuntimeEngine:
     async def infer_embed(self, images: Uint8Array) -> EmbedOutput:
         async with self._call(EMBED) as options:
             parts = np.array_split(images, min(self._free_lanes(), len(images)))
-            found = await self._runs([partial(self._sessions.embed_images, part, options) for part in parts])
-        return EmbedOutput(_join(found))
+            embed = partial(self._sessions.embed_images, options)
+            steps = {("embedding", index): Step(partial(embed, part)) for index, part in enumerate(parts)}
+            found = await run_steps(steps, self._pool, self._free_lanes)
+        return EmbedOutput(_join(list(found.values())))
 
     async def ready(self) -> bool:
         return True
@@ -85,7 +83,8 @@ class OnnxRuntimeEngine:
             self._grown = False  # unless another call begins meanwhile
             options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
             image = np.zeros((1, side, side, 3), np.uint8)
-            await self._runs([partial(self._sessions.embed_images, image, options)])
+            step = Step(partial(self._sessions.embed_images, options, image))
+            await run_steps({("embedding", 0): step}, self._pool, self._free_lanes)
 
     async def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -97,42 +96,26 @@ class OnnxRuntimeEngine:
 
         Each frame is encoded once, and kept for no longer than a flow needs it.
         """
-        forth: list[FloatArray] = []
-        back: list[FloatArray] = []
-        embeddings: list[FloatArray] = []
-        encoded: list[Encoded] = []
-        while (done := len(forth)) < len(clip) - 1:
-            end = min(done + self._free_lanes() + 1, len(clip))
-            fresh = await self._encode(clip[done + len(encoded[-1:]) : end], embed, options)
-            embeddings += [frame.embedding for frame in fresh if frame.embedding is not None]
-            encoded = [*encoded[-1:], *fresh]
-            pairs = list(pairwise(encoded))
-            flows = await self._match(pairs + [(two, one) for one, two in pairs if backward], options)
-            forth += flows[: len(pairs)]
-            back += flows[len(pairs) :]
-        return forth, back, embeddings
+        sessions = self._sessions
+        match, alone = partial(sessions.match_frames, options), partial(sessions.match_frames_alone, options)
+        embeddings: dict[int, FloatArray] = {}
 
-    async def _encode(self, frames: Uint8Array, embed: bool, options: ort.RunOptions) -> list[Encoded]:
-        encode = self._sessions.encode_frame
-        return await self._runs(
-            [partial(encode, frames[i : i + 1], embed, options) for i in range(len(frames))]
-        )
+        def encode(index: int) -> Encoded:
+            encoded = sessions.encode_frame(options, clip[index : index + 1])
+            if embed:
+                embeddings[index] = sessions.embed_frame(options, encoded)
+            return encoded
 
-    async def _match(
-        self, pairs: Sequence[tuple[Encoded, Encoded]], options: ort.RunOptions
-    ) -> list[FloatArray]:
-        alone = len(pairs) == 1 and self._callers == 1
-        match = self._sessions.match_frames
-        return await self._runs([partial(match, one, two, options, alone) for one, two in pairs])
-
-    async def _runs(self, runs: Sequence[Callable[[], T]]) -> list[T]:
-        """What the runs give, in their order; as many at once as there are free lanes."""
-        loop = asyncio.get_running_loop()
-        found: list[T] = []
-        while len(found) < len(runs):
-            now = runs[len(found) : len(found) + self._free_lanes()]
-            found += await asyncio.gather(*(loop.run_in_executor(self._pool, run) for run in now))
-        return found
+        steps: dict[Key, Step] = {}
+        for index in range(len(clip)):
+            frame, before = ("frame", index), ("frame", index - 1)
+            steps[frame] = Step(partial(encode, index))
+            if index:
+                steps["forth", index] = Step(match, (before, frame), alone)
+            if index and backward:
+                steps["back", index] = Step(match, (frame, before), alone)
+        found = await run_steps(steps, self._pool, self._free_lanes)
+        return _of_kind("forth", found), _of_kind("back", found), [embeddings[i] for i in sorted(embeddings)]
 
     def _free_lanes(self) -> int:
         return self._lanes if self._callers == 1 else 1
@@ -150,6 +133,10 @@ class OnnxRuntimeEngine:
         finally:
             options.terminate = True
             self._callers -= 1
+
+
+def _of_kind(kind: str, found: Mapping[Key, FloatArray]) -> list[FloatArray]:
+    return [result for (name, _), result in found.items() if name == kind]
 
 
 def _join(parts: Sequence[FloatArray]) -> FloatArray:

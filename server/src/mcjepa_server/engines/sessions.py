@@ -39,7 +39,7 @@ class Encoded:
     """What is needed of a frame, whatever it is matched with."""
 
     maps: list[ort.OrtValue]  # as MAPS, a batch of one each; of ONNX Runtime, which would copy them
-    embedding: FloatArray | None  # (1, D)
+    small: ort.OrtValue  # (1, 3, S, S) RGB, for the embedding
 
 
 @dataclass(frozen=True)
@@ -69,27 +69,37 @@ class Sessions:
             embed=open_one(SMALL, shared),
         )
 
-    def encode_frame(self, frame: Uint8Array, embed: bool, options: ort.RunOptions) -> Encoded:
+    def encode_frame(self, options: ort.RunOptions, frame: Uint8Array) -> Encoded:
         """(1, H, W, 3) RGB."""
         feeds = {"frames": ort.OrtValue.ortvalue_from_numpy(frame)}
         *maps, small = self.frame.run_with_ort_values([*MAPS, "small"], feeds, options)
-        return Encoded(maps, self._embed(small.numpy(), options) if embed else None)
+        return Encoded(maps, small)
 
-    def match_frames(self, one: Encoded, two: Encoded, options: ort.RunOptions, alone: bool) -> FloatArray:
-        """(1, 2, H, W) px, from one to two; with all threads where nothing else runs."""
-        session = self.match_alone if alone else self.match
-        feeds = dict(zip((*STARTS, *ENDS), (*one.maps, *two.maps), strict=True))
-        flow: FloatArray = session.run_with_ort_values(["flow"], feeds, options)[0].numpy()
-        return flow
+    def match_frames(self, options: ort.RunOptions, one: Encoded, two: Encoded) -> FloatArray:
+        """(1, 2, H, W) px, from one to two."""
+        return _match(self.match, options, one, two)
 
-    def embed_images(self, images: Uint8Array, options: ort.RunOptions) -> FloatArray:
+    def match_frames_alone(self, options: ort.RunOptions, one: Encoded, two: Encoded) -> FloatArray:
+        """The same with all threads, for when nothing else runs."""
+        return _match(self.match_alone, options, one, two)
+
+    def embed_frame(self, options: ort.RunOptions, frame: Encoded) -> FloatArray:
+        """(1, D)."""
+        return self._embed(options, frame.small.numpy())
+
+    def embed_images(self, options: ort.RunOptions, images: Uint8Array) -> FloatArray:
         """(B, S, S, 3) RGB to (B, D)."""
-        planes = np.ascontiguousarray(images.transpose(0, 3, 1, 2)).astype(np.float32)
-        return self._embed(planes, options)
+        return self._embed(options, np.ascontiguousarray(images.transpose(0, 3, 1, 2)).astype(np.float32))
 
-    def _embed(self, small: FloatArray, options: ort.RunOptions) -> FloatArray:
+    def _embed(self, options: ort.RunOptions, small: FloatArray) -> FloatArray:
         embedding: FloatArray = self.embed.run(["embedding"], {"small": small}, options)[0]
         return embedding
+
+
+def _match(session: ort.InferenceSession, options: ort.RunOptions, one: Encoded, two: Encoded) -> FloatArray:
+    feeds = dict(zip((*STARTS, *ENDS), (*one.maps, *two.maps), strict=True))
+    flow: FloatArray = session.run_with_ort_values(["flow"], feeds, options)[0].numpy()
+    return flow
 
 
 def _share_arena() -> None:
