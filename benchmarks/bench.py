@@ -11,6 +11,7 @@ import os
 import statistics
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +25,19 @@ from mcjepa_server.engines.select import find_model_repository
 #: What is asked of the client at a start, and what NumPy and the HTTP client take of it.
 IMPORTS = ("import mcjepa_client", "from mcjepa_client import Client", "import numpy, httpx2")
 
+IN_PROCESS = ("p50", "p90", "p99", "cpu")  # columns
+OVER_HTTP = ("p50", "p90", "p99", "cpu_ms_per_request", "per_s")
+
 
 def main() -> None:
     arguments = parse_arguments()
     repository = find_model_repository(Settings())
     frames = read_frames(engines.CLIP)
-    rounds, clients, each = (5, [1, 8], 8) if arguments.quick else (30, [1, 2, 8, 32], 64)
+    rounds, clients, each = (5, [1, 8], 8) if arguments.quick else (20, [1, 2, 8, 32], 32)
     report: dict[str, Any] = {"machine": machine(arguments.threads), "size": [WIDTH, HEIGHT]}
     report["engines"] = engines.measure(repository, frames, arguments.threads, rounds)
     show_engines(report)
-    report["direct"] = gateways.direct(repository, frames[:2], arguments.threads, rounds)
     report["gateways"] = gateways.measure(repository, frames[:2], arguments.threads, clients, each)
-    report["bars"] = gateways.bars(report["gateways"], report["direct"])
     show_gateways(report)
     report["embeddings"] = embeddings.measure(repository, frames[0], arguments.threads, 4 * each)
     show_embeddings(report)
@@ -82,8 +84,7 @@ def show_engines(report: dict[str, Any]) -> None:
     print(f"\nFlow and embeddings, frames of {WIDTH}x{HEIGHT}; ms")
     print(f"  {'':<30}{'p50':>9}{'p90':>9}{'p99':>9}{'cpu':>9}{'runs':>6}")
     for name, row in report["engines"]["times_ms"].items():
-        cells = "".join(f"{row[key]:>9}" for key in ("p50", "p90", "p99", "cpu"))
-        print(f"  {name:<30}{cells}{row['runs']:>6}")
+        print(f"  {name:<30}{cells_of(row, *IN_PROCESS)}{row['runs']:>6}")
     for name, value in report["engines"]["ratios"].items():
         print(f"  {name}: {value}")
     roof = report["engines"]["roofline"]
@@ -93,29 +94,33 @@ def show_engines(report: dict[str, Any]) -> None:
 
 def show_embeddings(report: dict[str, Any]) -> None:
     print(f"\nEmbeddings over HTTP, JPEG files of {embeddings.SIDE}x{embeddings.SIDE} in; ms")
-    print(f"  {'':<40}{'p50':>9}{'p90':>9}{'p99':>9}{'cpu':>9}{'requests per s':>16}")
-    for name, rows in report["embeddings"].items():
-        for key, row in rows.items():
-            cells = "".join(f"{row[cell]:>9}" for cell in ("p50", "p90", "p99", "cpu_ms_per_request"))
-            print(f"  {name + ', ' + key:<40}{cells}{row['per_s']:>16}")
+    print(f"  {'':<40}{'p50':>9}{'p90':>9}{'p99':>9}{'cpu':>9}{'per s':>9}")
+    for load, found in report["embeddings"].items():
+        for name in ("gateway", embeddings.BARE):
+            print(f"  {f'{name}, {load}':<40}{cells_of(found[name], *OVER_HTTP)}")
+        print(f"  {load}, gateway / {embeddings.BARE}, requests a second: {found['ratio']}")
+
+
+def cells_of(row: Mapping[str, Any], *names: str) -> str:
+    return "".join(f"{row[name]:>9}" for name in names)
 
 
 def show_gateways(report: dict[str, Any]) -> None:
+    found = report["gateways"]
     print("\nPairs over HTTP, PNG files in, flow out; ms")
-    print(f"  {'':<30}{'p50':>9}{'p90':>9}{'p99':>9}{'cpu':>9}{'per s':>9}")
-    for name, row in report["direct"].items():
-        print(f"  {'in one process, ' + name:<30}  {row['p50']}, cpu {row['cpu']}")
-    for name, rows in report["gateways"].items():
-        for key, row in rows.items():
-            if isinstance(row, dict):
-                cells = "".join(
-                    f"{row[cell]:>9}" for cell in ("p50", "p90", "p99", "cpu_ms_per_request", "per_s")
-                )
-                print(f"  {name + ', ' + key:<30}{cells}")
-    for name, rows in report["gateways"].items():
-        print(f"  {name}: ready in {rows['ready_s']} s (cpu {rows['ready_cpu_s']} s), ", end="")
-        print(f"{rows['memory_mb']} MB, at rest {rows['memory_at_rest_mb']} MB")
-    for name, value in report["bars"].items():
+    print(f"  {'':<40}{'p50':>9}{'p90':>9}{'p99':>9}{'cpu':>9}{'per s':>9}")
+    for name, row in found["in one process"].items():
+        print(f"  {'in one process, ' + name:<40}{cells_of(row, *IN_PROCESS)}")
+    for name, server in found["servers"].items():
+        for count, row in server["clients"].items():
+            cells = "".join(
+                f"{row[cell]:>9}" for cell in ("p50", "p90", "p99", "cpu_ms_per_request", "per_s")
+            )
+            print(f"  {f'{name}, {count} clients':<40}{cells}")
+    for name, server in found["servers"].items():
+        print(f"  {name}: ready in {server['ready_s']} s (cpu {server['ready_cpu_s']} s), ", end="")
+        print(f"{server['memory_mb']} MB, at rest {server['memory_at_rest_mb']} MB")
+    for name, value in found["bars"].items():
         print(f"  {name}: {value}")
 
 

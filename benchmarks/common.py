@@ -10,8 +10,9 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -48,21 +49,39 @@ def machine(threads: int) -> dict[str, Any]:
     }
 
 
-def take_turns(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, dict[str, float]]:
-    """Each call once a round, after one round to warm up: quantiles of wall and of processor time, ms.
+@dataclass(frozen=True)
+class Turns:
+    """Times of calls that took turns: ms of each round, by the name of the call.
 
-    Processor time is that of all threads of this process; what else runs on the machine hardly touches it.
+    A machine that does other things too is fast and slow by turns, so calls are compared within a round.
     """
-    wall: dict[str, list[float]] = {name: [] for name in calls}
-    cpu: dict[str, list[float]] = {name: [] for name in calls}
+
+    wall: dict[str, list[float]]
+    cpu: dict[str, list[float]]  # of all threads of this process, whatever else runs on the machine
+
+    def rows(self) -> dict[str, dict[str, float]]:
+        return {
+            name: quantiles(times) | {"cpu": rounded(np.median(self.cpu[name]))}
+            for name, times in self.wall.items()
+        }
+
+    def ratio(self, one: str, other: str, kind: Literal["wall", "cpu"] = "wall") -> float:
+        """The median over the rounds."""
+        times = getattr(self, kind)
+        return float(np.median(np.divide(times[one], times[other])))
+
+
+def take_turns(calls: Mapping[str, Callable[[], object]], rounds: int) -> Turns:
+    """Each call once a round, after one round to warm up."""
+    turns = Turns({name: [] for name in calls}, {name: [] for name in calls})
     for turn in range(rounds + 1):
         for name, call in calls.items():
             began = time.perf_counter(), time.process_time()
             call()
             if turn:
-                wall[name].append(1000 * (time.perf_counter() - began[0]))
-                cpu[name].append(1000 * (time.process_time() - began[1]))
-    return {name: quantiles(wall[name]) | {"cpu": rounded(np.median(cpu[name]))} for name in calls}
+                turns.wall[name].append(1000 * (time.perf_counter() - began[0]))
+                turns.cpu[name].append(1000 * (time.process_time() - began[1]))
+    return turns
 
 
 def run_and_forget(call: Coroutine[Any, Any, object]) -> None:
@@ -82,6 +101,11 @@ def quantiles(times: list[float]) -> dict[str, float]:
 
 def rounded(value: Any) -> float:
     return float(f"{float(value):.4g}")
+
+
+def encode_png(frame: Uint8Array) -> bytes:
+    _, data = cv2.imencode(".png", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+    return data.tobytes()
 
 
 def write_json(path: Path, report: Mapping[str, Any]) -> None:

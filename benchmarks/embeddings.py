@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,47 +10,52 @@ from typing import Any
 
 import cv2
 import gateways
-from common import Uint8Array
+from common import Uint8Array, rounded
 
 SIDE = 224  # px of the images, of which the model sees 128
-ROUNDS = 3
+TURNS = 5
+BARE = "bare FastAPI"
 FORM = {"encoding_format": "base64"}  # numbers as text take longer; the peer does not ask
 LOADS = {"1 client, 1 image": (1, 1), "8 clients, 1 image": (8, 1), "1 client, 32 images": (1, 32)}
 
 
 def measure(repository: Path, frame: Uint8Array, threads: int, each: int) -> dict[str, Any]:
-    """Of each server and load, `ROUNDS` measurements of `each` requests or more: that with the median p50."""
+    """Of each load and server what `each` requests or more took, that with the median p50 of `TURNS`, and the
+    gateway's rate over that of the other, the median."""
     image = encode_jpeg(frame)
     bare = [sys.executable, str(gateways.HERE / "bare_embeddings.py"), str(repository), str(threads)]
-    servers = {"gateway": gateways.commands(repository, threads)["gateway"], "bare FastAPI": bare}
+    commands = {"gateway": gateways.commands(repository, threads)["gateway"], BARE: bare}
     with ExitStack() as stack:
-        running = {
+        servers = {
             name: stack.enter_context(gateways.start(command, repository, threads))
-            for name, command in servers.items()
+            for name, command in commands.items()
         }
-        return {
-            name: dict(zip(LOADS, rows, strict=True))
-            for name, rows in _measured(running, image, each).items()
+        turns = {
+            load: _turns(
+                servers, gateways.Request("/v1/embeddings", [("images", image)] * images, FORM), clients, each
+            )
+            for load, (clients, images) in LOADS.items()
         }
+    return {
+        load: {name: gateways.middle([turn[name] for turn in rows]) for name in servers}
+        | {
+            "ratio": rounded(
+                statistics.median(turn["gateway"]["per_s"] / turn[BARE]["per_s"] for turn in rows)
+            )
+        }
+        for load, rows in turns.items()
+    }
 
 
-def _measured(
-    running: dict[str, gateways.Running], image: bytes, each: int
-) -> dict[str, list[dict[str, Any]]]:
-    """Of each server a row for each load."""
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in running}
-    for clients, images in LOADS.values():
-        request = gateways.Request("/v1/embeddings", [("images", image)] * images, FORM)
-        turns = [
-            {
-                name: gateways.load(one, request, clients, max(each, 2 * clients))
-                for name, one in running.items()
-            }
-            for _ in range(ROUNDS + 1)
-        ][1:]  # the first warms up
-        for name, rows in found.items():
-            rows.append(sorted((turn[name] for turn in turns), key=lambda row: row["p50"])[ROUNDS // 2])
-    return found
+def _turns(
+    servers: dict[str, gateways.Running], request: gateways.Request, clients: int, each: int
+) -> list[dict[str, Any]]:
+    requests = max(each, 2 * clients)
+    turns = [
+        {name: gateways.load(server, request, clients, requests) for name, server in servers.items()}
+        for _ in range(TURNS + 1)
+    ]
+    return turns[1:]  # the first warms up
 
 
 def encode_jpeg(frame: Uint8Array) -> bytes:

@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
-from common import HEIGHT, WIDTH, Uint8Array, rounded, run_and_forget, take_turns
+from common import HEIGHT, WIDTH, Turns, Uint8Array, rounded, run_and_forget, take_turns
 from mcjepa_server.engine import Engine
 from mcjepa_server.engines.onnxruntime import OnnxRuntimeEngine
 from mcjepa_server.engines.openvino import OpenVinoEngine
@@ -19,31 +19,40 @@ from mcjepa_server.geometry import split_clip
 from mcjepa_server.scaling import resize_square
 
 CLIP, BATCH = 16, 32
+#: Of times, and how their ratios are marked.
+KINDS: dict[Literal["cpu", "wall"], str] = {"cpu": "", "wall": ", wall"}
 
 
 def measure(repository: Path, frames: Uint8Array, threads: int, rounds: int) -> dict[str, Any]:
-    """Times of every engine and peer; ratios to DIS medium; share of the roofline."""
+    """Times of every engine and peer, all in the same rounds; ratios to DIS medium; share of the roofline."""
     cv2.setNumThreads(threads)
     engines: dict[str, Engine] = {
         "onnxruntime": OnnxRuntimeEngine.load(repository, threads, workers=1),
         "openvino": OpenVinoEngine.load(repository, threads, workers=1),
     }
-    calls = {f"pair, {name}": flow_of(engine, frames[:2]) for name, engine in engines.items()}
-    times = take_turns(calls | classical(frames[:2]), rounds)
-    default = engines["onnxruntime"]
-    squares = np.stack([resize_square(frame, default.contract.embed_image_size) for frame in frames])
-    batch = np.concatenate([squares] * (BATCH // CLIP))
-    more: dict[str, Callable[[], object]] = {}
+    calls = classical(frames[:2])
     for name, engine in engines.items():
-        more[f"clip of {CLIP}, {name}"] = flow_in_pieces(engine, frames)
-        if engine.clip_frames < CLIP:
-            more[f"clip of {CLIP} in one call, {name}"] = flow_of(engine, frames)
-        more[f"embedding, {name}"] = embedding_of(engine, batch[:1])
-        more[f"{BATCH} embeddings, {name}"] = embedding_of(engine, batch)
-    times |= take_turns(more, max(2, rounds // 3))
+        calls |= calls_of(name, engine, frames)
+    turns = take_turns(calls, rounds)
     for used in engines.values():
         asyncio.run(used.close())
-    return {"times_ms": times, "ratios": ratios(times), "roofline": roofline(repository, times)}
+    return {
+        "times_ms": turns.rows(),
+        "ratios": ratios(turns, list(engines)),
+        "roofline": roofline(repository, turns),
+    }
+
+
+def calls_of(name: str, engine: Engine, frames: Uint8Array) -> dict[str, Callable[[], object]]:
+    """Flow of a pair and of a clip, embeddings of one image and of a batch."""
+    squares = np.stack([resize_square(frame, engine.contract.embed_image_size) for frame in frames])
+    batch = np.concatenate([squares] * (BATCH // CLIP))
+    return {
+        f"pair, {name}": flow_of(engine, frames[:2]),
+        f"clip of {CLIP}, {name}": flow_in_pieces(engine, frames),
+        f"embedding, {name}": embedding_of(engine, batch[:1]),
+        f"{BATCH} embeddings, {name}": embedding_of(engine, batch),
+    }
 
 
 def flow_of(engine: Engine, frames: Uint8Array) -> Callable[[], object]:
@@ -69,34 +78,33 @@ def classical(pair: Uint8Array) -> dict[str, Callable[[], object]]:
         return lambda: method.calc(grey1, grey2, empty.copy())
 
     return {
-        "DIS ultrafast": dis(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST),
-        "DIS fast": dis(cv2.DISOPTICAL_FLOW_PRESET_FAST),
-        "DIS medium": dis(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM),
         "Farneback": lambda: cv2.calcOpticalFlowFarneback(
             grey1, grey2, empty.copy(), 0.5, 5, 15, 3, 5, 1.1, 0
         ),
+        "DIS ultrafast": dis(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST),
+        "DIS fast": dis(cv2.DISOPTICAL_FLOW_PRESET_FAST),
+        "DIS medium": dis(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM),
     }
 
 
-def ratios(times: dict[str, dict[str, float]]) -> dict[str, float]:
+def ratios(turns: Turns, engines: list[str]) -> dict[str, float]:
     """Of processor time, and of wall time, which differs where threads wait for each other."""
-    names = [key.removeprefix("pair, ") for key in times if key.startswith("pair, ")]
     found = {}
-    for name in names:
-        for kind, note in (("cpu", ""), ("p50", ", wall")):
-            pair, one = times[f"pair, {name}"][kind], times[f"embedding, {name}"][kind]
-            clip, batch = times[f"clip of {CLIP}, {name}"][kind], times[f"{BATCH} embeddings, {name}"][kind]
-            found[f"pair / DIS medium, {name}{note}"] = pair / times["DIS medium"][kind]
-            found[f"flow of a clip / pair, {name}{note}"] = clip / (CLIP - 1) / pair
-            found[f"{BATCH} single embeddings / batch, {name}{note}"] = BATCH * one / batch
+    for name in engines:
+        pair, clip = f"pair, {name}", f"clip of {CLIP}, {name}"
+        one, batch = f"embedding, {name}", f"{BATCH} embeddings, {name}"
+        for kind, note in KINDS.items():
+            found[f"pair / DIS medium, {name}{note}"] = turns.ratio(pair, "DIS medium", kind)
+            found[f"flow of a clip / pair, {name}{note}"] = turns.ratio(clip, pair, kind) / (CLIP - 1)
+            found[f"{BATCH} single embeddings / batch, {name}{note}"] = BATCH * turns.ratio(one, batch, kind)
     return {name: rounded(value) for name, value in found.items()}
 
 
-def roofline(repository: Path, times: dict[str, dict[str, float]]) -> dict[str, float]:
+def roofline(repository: Path, turns: Turns) -> dict[str, float]:
     """The pair's operations over what a matrix product reaches in the same processor time."""
     macs = multiplications(repository / "mcjepa_flow" / "1" / "model.onnx")
-    peak = gemm_peak()
-    share = 2 * macs / (times["pair, onnxruntime"]["cpu"] / 1000) / peak
+    peak = gemm_peak()  # not in turn with the others: OpenBLAS's threads look for more work for 0.1 s
+    share = 2 * macs / (np.median(turns.cpu["pair, onnxruntime"]) / 1000) / peak
     return {"gmac": rounded(macs / 1e9), "gemm_gflops_per_core": rounded(peak / 1e9), "share": rounded(share)}
 
 

@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
 
-import cv2
 import httpx2
-from common import Uint8Array, quantiles, rounded, run_and_forget, take_turns
-from mcjepa_server.engines.onnxruntime import OnnxRuntimeEngine
-from mcjepa_server.flowcodec import encode_flo
-from mcjepa_server.geometry import Padding, plan_geometry
-from mcjepa_server.images import PixelBudget, decode_image
-from mcjepa_server.memory import GATEWAY_BYTES, keep_freed_memory
-from mcjepa_server.scaling import pack_clip, unpack_flow
+from common import Uint8Array, encode_png, quantiles, rounded
+from in_process import InProcess
 
 TIMEOUT = 300.0  # s, of one request or of a start
 REST = 7.0  # s without a request
+TURNS = 3
 CROWD = (8, 32)  # clients and requests while memory is watched
 HERE = Path(__file__).parent
 PLAIN = {"Accept-Encoding": "identity"}  # LitServe would compress
@@ -54,85 +50,102 @@ class Running:
     ready_cpu_s: float
 
 
+@dataclass(frozen=True)
+class Turn:
+    """What was measured in one go, and is compared: machines are fast and slow by turns."""
+
+    alone: dict[str, dict[str, float]]  # in this process
+    servers: dict[str, dict[int, dict[str, Any]]]  # of each, by the number of clients: see `load`
+
+
 def measure(
     repository: Path, pair: Uint8Array, threads: int, clients: list[int], each: int
 ) -> dict[str, Any]:
-    """Latencies, throughput, memory and processor time of each server, for each number of clients."""
+    """Latencies, throughput, memory and processor time of each server and of the engine in this process."""
     files = [(f"frame{number}", encode_png(frame)) for number, frame in enumerate(pair, start=1)]
     request = Request("/v1/flow", files, {})
     with ExitStack() as stack:
+        alone = stack.enter_context(closing(InProcess(repository, pair, threads)))
         servers = {
             name: stack.enter_context(start(command, repository, threads))
             for name, command in commands(repository, threads).items()
         }
-        report: dict[str, Any] = {
-            name: {"ready_s": rounded(server.ready_s), "ready_cpu_s": rounded(server.ready_cpu_s)}
-            for name, server in servers.items()
-        }
         for server in servers.values():
             load(server, request, 1, 2)  # warms up
-        for count in clients:
-            for name, server in servers.items():
-                report[name][f"{count} clients"] = load(server, request, count, max(each, 2 * count))
-        for name, server in servers.items():
-            report[name]["memory_mb"] = peak_memory(server, request, *CROWD)
+        turns = [take_turn(servers, alone, request, clients, each) for _ in range(TURNS)]
+        memory = {name: peak_memory(server, request, *CROWD) for name, server in servers.items()}
         time.sleep(REST)
-        for name, server in servers.items():
-            report[name]["memory_at_rest_mb"] = megabytes(server)
-    return report
-
-
-def direct(repository: Path, pair: Uint8Array, threads: int, rounds: int) -> dict[str, dict[str, float]]:
-    """Times in this process of the engine alone, and with what a request needs: decoding, encoding.
-
-    With the heap of the gateway, without which it would be slower.
-    """
-    keep_freed_memory(GATEWAY_BYTES)
-    engine = OnnxRuntimeEngine.load(repository, threads, workers=1)
-    files = [encode_png(frame) for frame in pair]
-    height, width = pair.shape[1:3]
-    geometry = plan_geometry(width, height, Padding(64), max(width, height), width * height)
-
-    async def whole() -> bytes:
-        budget = PixelBudget(2 * width * height, 2 * width * height)
-        clip = pack_clip([decode_image(data, "frame", budget) for data in files], geometry)
-        output = await engine.infer_flow(clip, backward=False, embed=False)
-        return encode_flo(unpack_flow(output.flow[0], geometry)[0])
-
-    clip = pack_clip(list(pair), geometry)
-    alone = take_turns(
-        {
-            "engine": lambda: run_and_forget(engine.infer_flow(clip, backward=False, embed=False)),
-            "decode + engine + encode": lambda: run_and_forget(whole()),
-        },
-        rounds,
-    )
-    asyncio.run(engine.close())
-    return alone
-
-
-def bars(servers: Mapping[str, Any], alone: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """What the gateway adds, and where it stands beside the peers; of wall time, or processor time (cpu)."""
-    whole, engine, gateway = alone["decode + engine + encode"], alone["engine"], servers["gateway"]
-    counts = [key for key in gateway if key.endswith("clients")]
-    one, many = gateway[counts[0]], gateway["8 clients" if "8 clients" in counts else counts[-1]]
-    peers = [server for name, server in servers.items() if name != "gateway"]
-    found = {
-        "p50 of one client / decode + engine + encode": one["p50"] / whole["p50"],
-        "the same, cpu": one["cpu_ms_per_request"] / whole["cpu"],
-        "throughput of 8 clients / the engine's own": many["per_s"] * engine["p50"] / 1000,
-        "memory / the leanest peer's": gateway["memory_mb"] / min(peer["memory_mb"] for peer in peers),
-        "the same, at rest": gateway["memory_at_rest_mb"] / min(peer["memory_at_rest_mb"] for peer in peers),
+        rest = {name: megabytes(server) for name, server in servers.items()}
+    rows = {
+        name: {count: middle([turn.servers[name][count] for turn in turns]) for count in clients}
+        for name in servers
     }
-    for key in counts:
-        best = max(peer[key]["per_s"] for peer in peers)
-        found[f"throughput of {key} / the best peer's"] = gateway[key]["per_s"] / best
+    return {
+        "in one process": {name: middle([turn.alone[name] for turn in turns]) for name in turns[0].alone},
+        "servers": {
+            name: {
+                "ready_s": rounded(server.ready_s),
+                "ready_cpu_s": rounded(server.ready_cpu_s),
+                "memory_mb": memory[name],
+                "memory_at_rest_mb": rest[name],
+                "clients": rows[name],
+            }
+            for name, server in servers.items()
+        },
+        "bars": bars(turns) | compare_memory("memory", memory) | compare_memory("memory at rest", rest),
+    }
+
+
+def take_turn(
+    servers: Mapping[str, Running], alone: InProcess, request: Request, clients: list[int], each: int
+) -> Turn:
+    found: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in servers}
+    for count in clients:
+        for name, server in servers.items():
+            found[name][count] = load(server, request, count, max(each, 2 * count))
+    return Turn(alone.measure(each), found)
+
+
+def middle(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """That with the median p50."""
+    return sorted(rows, key=lambda row: float(row["p50"]))[len(rows) // 2]
+
+
+def bars(turns: Sequence[Turn]) -> dict[str, float]:
+    """What the gateway adds, and where it stands beside the best peer: medians of the ratios of each turn."""
+
+    def typical(ratio: Callable[[Turn, dict[int, dict[str, Any]]], float]) -> float:
+        return statistics.median(ratio(turn, turn.servers["gateway"]) for turn in turns)
+
+    counts = list(turns[0].servers["gateway"])
+    one, many = counts[0], 8 if 8 in counts else counts[-1]
+    whole = "decode + engine + encode"
+    found = {
+        f"p50 of one client / {whole}": typical(
+            lambda turn, gateway: gateway[one]["p50"] / turn.alone[whole]["p50"]
+        ),
+        "the same, cpu": typical(
+            lambda turn, gateway: gateway[one]["cpu_ms_per_request"] / turn.alone[whole]["cpu"]
+        ),
+        f"throughput of {many} clients / the engine's own": typical(
+            lambda turn, gateway: gateway[many]["per_s"] * turn.alone["engine"]["p50"] / 1000
+        ),
+    }
+    for count in counts:
+        beside = (
+            typical(partial(_throughput, count, peer)) for peer in turns[0].servers if peer != "gateway"
+        )
+        found[f"throughput of {count} clients / the best peer's"] = min(beside)
     return {name: rounded(value) for name, value in found.items()}
 
 
-def encode_png(frame: Uint8Array) -> bytes:
-    _, data = cv2.imencode(".png", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
-    return data.tobytes()
+def _throughput(count: int, peer: str, turn: Turn, gateway: dict[int, dict[str, Any]]) -> float:
+    return float(gateway[count]["per_s"] / turn.servers[peer][count]["per_s"])
+
+
+def compare_memory(what: str, megabytes: Mapping[str, int]) -> dict[str, float]:
+    least = min(value for name, value in megabytes.items() if name != "gateway")
+    return {f"{what} / the leanest peer's": rounded(megabytes["gateway"] / least)}
 
 
 def commands(repository: Path, threads: int) -> dict[str, list[str]]:
@@ -215,7 +228,7 @@ def peak_memory(server: Running, request: Request, clients: int, requests: int) 
     done = Event()
 
     def watch() -> int:
-        most = 0
+        most = megabytes(server)
         while not done.wait(0.1):
             most = max(most, megabytes(server))
         return most

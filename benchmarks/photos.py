@@ -46,15 +46,16 @@ def measure(
 ) -> dict[str, float]:
     """Median milliseconds of a file either way, their ratio, and cosines of the two embeddings."""
     files = [jpeg(photo, size) for photo in photos]
-    times = take_turns(
+    turns = take_turns(
         {"whole": lambda: list(map(whole, files)), "smaller": lambda: list(map(smaller, files))}, 5
     )
+    times = turns.rows()
     cosines = [cosine(session, whole(file), smaller(file)) for file in files]
     ms = {name: times[name]["p50"] / len(files) for name in times}
     return {
         "kilobytes": rounded(np.median([len(file) for file in files]) / 1000),
         **{f"{name}_ms": rounded(value) for name, value in ms.items()},
-        "ratio": rounded(ms["whole"] / ms["smaller"]),
+        "ratio": rounded(turns.ratio("whole", "smaller")),
         "cosine_median": round(float(np.median(cosines)), 5),
         "cosine_least": round(min(cosines), 5),
     }
