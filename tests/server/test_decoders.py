@@ -90,6 +90,23 @@ def test_the_two_frames_of_a_pair_are_decoded_at_once(encode, picture):
     assert asyncio.run(scenario()) == (128, 64)
 
 
+def test_too_many_pixels_are_refused_before_the_rest_is_decoded(encode, picture):
+    calls = []
+
+    class Notes:
+        async def run(self, function, *args, param):
+            calls.append(param)
+            return function(*args)
+
+    image = picture()
+    files = [(f"frames[{index}]", encode(image)) for index in range(8)]
+    budget = PixelBudget(10**6, 8 * image.shape[0] * image.shape[1] - 1)
+    plan = partial(plan_geometry, padding=Padding(64), max_side=1024, max_pixels=10**6)
+    with pytest.raises(ImageTooLarge, match=r"up to frames\[7\]; .*max_request_pixels"):
+        asyncio.run(decode_clip(files, budget, plan, Notes()))
+    assert len(calls) <= 2
+
+
 def test_a_process_killed_from_outside_costs_nothing():
     async def job(pool):
         os.kill(await pool.run(os.getpid, param="x"), signal.SIGKILL)

@@ -35,6 +35,8 @@ async def decode_clip(
     ]
     async with aclosing(in_order(calls, FILES_AT_ONCE)) as results:
         pixels, first = await anext(results)
+        # a request with too many pixels is refused before the rest is decoded
+        replace(budget, before=len(files) - 1).check(first.width, first.height, files[-1][0])
         clip = empty_clip(len(files), first)
         await _put(pixels, first, clip[0, 0])
         for padded, (name, _) in zip(clip[0, 1:], files[1:], strict=True):
