@@ -23,10 +23,10 @@ from typing import Any
 import httpx2
 import numpy as np
 from capacity_simulation import Cell, expected_latency, simulate
-from gateways import cpu_seconds
 from mcjepa_server.engine import Engine
 from mcjepa_server.engines.fake import FakeEngine
 from mcjepa_server.engines.onnxruntime import OnnxRuntimeEngine
+from servers import cpu_seconds
 from serving import ROOT, ServerProcess, frames, machine, report
 
 RATES = (10.0, 1e3, 1e5)  # frame pairs a second

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import gateways
 from common import Uint8Array, rounded
+from gateways import Request, load, middle
+from servers import HERE, Running, start
+from servers import commands as commands_of
 
 SIDE = 224  # px of the images, of which the model sees 128
 TURNS = 5
@@ -23,39 +25,28 @@ def measure(repository: Path, frame: Uint8Array, threads: int, each: int) -> dic
     """Of each load and server what `each` requests or more took, that with the median p50 of `TURNS`, and the
     gateway's rate over that of the other, the median."""
     image = encode_jpeg(frame)
-    bare = [sys.executable, str(gateways.HERE / "bare_embeddings.py"), str(repository), str(threads)]
-    commands = {"gateway": gateways.commands(repository, threads)["gateway"], BARE: bare}
+    bare = [sys.executable, str(HERE / "bare_embeddings.py"), str(repository), str(threads)]
+    commands = {"gateway": commands_of(repository, threads)["gateway"], BARE: bare}
+    found = {}
     with ExitStack() as stack:
         servers = {
-            name: stack.enter_context(gateways.start(command, repository, threads))
+            name: stack.enter_context(start(command, repository, threads))
             for name, command in commands.items()
         }
-        turns = {
-            load: _turns(
-                servers, gateways.Request("/v1/embeddings", [("images", image)] * images, FORM), clients, each
-            )
-            for load, (clients, images) in LOADS.items()
-        }
-    return {
-        load: {name: gateways.middle([turn[name] for turn in rows]) for name in servers}
-        | {
-            "ratio": rounded(
-                statistics.median(turn["gateway"]["per_s"] / turn[BARE]["per_s"] for turn in rows)
-            )
-        }
-        for load, rows in turns.items()
-    }
+        for name, (clients, images) in LOADS.items():
+            request = Request("/v1/embeddings", [("images", image)] * images, FORM)
+            found[name] = beside(servers, request, clients, max(each, 2 * clients))
+    return found
 
 
-def _turns(
-    servers: dict[str, gateways.Running], request: gateways.Request, clients: int, each: int
-) -> list[dict[str, Any]]:
-    requests = max(each, 2 * clients)
+def beside(servers: dict[str, Running], request: Request, clients: int, requests: int) -> dict[str, Any]:
+    """What both took, in turn, and the ratio of their rates."""
     turns = [
-        {name: gateways.load(server, request, clients, requests) for name, server in servers.items()}
+        {name: load(server, request, clients, requests) for name, server in servers.items()}
         for _ in range(TURNS + 1)
-    ]
-    return turns[1:]  # the first warms up
+    ][1:]  # the first warms up
+    ratio = statistics.median(turn["gateway"]["per_s"] / turn[BARE]["per_s"] for turn in turns)
+    return {name: middle([turn[name] for turn in turns]) for name in servers} | {"ratio": rounded(ratio)}
 
 
 def encode_jpeg(frame: Uint8Array) -> bytes:

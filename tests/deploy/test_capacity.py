@@ -17,7 +17,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 def capacity(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     yield importlib.import_module("capacity")
-    for name in ("capacity", "capacity_simulation", "common", "gateways", "serving"):
+    for name in ("capacity", "capacity_simulation", "common", "serving", "servers"):
         sys.modules.pop(name, None)
 
 

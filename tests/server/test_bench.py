@@ -18,7 +18,7 @@ def bench(monkeypatch):
     """Imports a module of benchmarks/."""
     monkeypatch.syspath_prepend(str(FOLDER))
     yield importlib.import_module
-    for name in ("common", "embeddings", "engines", "gateways", "in_process"):
+    for name in ("common", "embeddings", "engines", "gateways", "in_process", "servers"):
         sys.modules.pop(name, None)
 
 

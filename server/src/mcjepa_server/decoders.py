@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 FILES_AT_ONCE = 2  # of one request, so that others have their turn
-TIMEOUT_S = 30.0  # of one file; the largest that is allowed takes a few seconds
+TIMEOUT_S = 30.0  # of one call; the largest file that is allowed takes a few seconds
 
 
 class Decoders:
