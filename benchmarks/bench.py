@@ -1,7 +1,8 @@
 """How fast it is: engines beside OpenCV's classical flow, and the gateway beside other servers.
 
-Everything that is compared takes turns in one run, on the same real frames of 1024x448. Wall time depends on
-what else the machine does; processor time (cpu) hardly does, and ratios are of it where they do not say wall.
+Everything that is compared takes turns in one run, on the same real frames of 1024x448, and ratios are
+medians of those of each turn: what else the machine does makes all slow by turns. Ratios of engines are of
+processor time (cpu) where they do not say wall.
 """
 
 from __future__ import annotations
@@ -113,10 +114,7 @@ def show_gateways(report: dict[str, Any]) -> None:
         print(f"  {'in one process, ' + name:<40}{cells_of(row, *IN_PROCESS)}")
     for name, server in found["servers"].items():
         for count, row in server["clients"].items():
-            cells = "".join(
-                f"{row[cell]:>9}" for cell in ("p50", "p90", "p99", "cpu_ms_per_request", "per_s")
-            )
-            print(f"  {f'{name}, {count} clients':<40}{cells}")
+            print(f"  {f'{name}, {count} clients':<40}{cells_of(row, *OVER_HTTP)}")
     for name, server in found["servers"].items():
         print(f"  {name}: ready in {server['ready_s']} s (cpu {server['ready_cpu_s']} s), ", end="")
         print(f"{server['memory_mb']} MB, at rest {server['memory_at_rest_mb']} MB")

@@ -11,8 +11,7 @@ from typing import Any
 import cv2
 from common import Uint8Array, rounded
 from gateways import Request, load, middle
-from servers import HERE, Running, start
-from servers import commands as commands_of
+from servers import HERE, Running, commands, start
 
 SIDE = 224  # px of the images, of which the model sees 128
 TURNS = 5
@@ -26,12 +25,11 @@ def measure(repository: Path, frame: Uint8Array, threads: int, each: int) -> dic
     gateway's rate over that of the other, the median."""
     image = encode_jpeg(frame)
     bare = [sys.executable, str(HERE / "bare_embeddings.py"), str(repository), str(threads)]
-    commands = {"gateway": commands_of(repository, threads)["gateway"], BARE: bare}
+    wanted = {"gateway": commands(repository, threads)["gateway"], BARE: bare}
     found = {}
     with ExitStack() as stack:
         servers = {
-            name: stack.enter_context(start(command, repository, threads))
-            for name, command in commands.items()
+            name: stack.enter_context(start(command, repository, threads)) for name, command in wanted.items()
         }
         for name, (clients, images) in LOADS.items():
             request = Request("/v1/embeddings", [("images", image)] * images, FORM)

@@ -3,8 +3,7 @@
 import io
 
 import numpy as np
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from hypothesis.extra import numpy as hnp
 from mcjepa_client import flow_io
 from mcjepa_server import flowcodec

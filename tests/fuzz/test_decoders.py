@@ -7,8 +7,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 from mcjepa_server import Settings, formats
 from mcjepa_server.body import ByteBudget, Form, read_form
 from mcjepa_server.errors import (

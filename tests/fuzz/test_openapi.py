@@ -1,8 +1,7 @@
 """The description of the API against the API: requests made from the schema, replies held against it."""
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from mcjepa_server import Settings, create_app
 from mcjepa_server.engines.fake import FakeEngine
 

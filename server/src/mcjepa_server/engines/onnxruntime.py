@@ -97,7 +97,8 @@ class OnnxRuntimeEngine:
         Each frame is encoded once, and kept for no longer than a flow needs it.
         """
         sessions = self._sessions
-        match, alone = partial(sessions.match_frames, options), partial(sessions.match_frames_alone, options)
+        match = partial(sessions.match_frames, options)
+        alone = partial(match, alone=True)
         embeddings: dict[int, FloatArray] = {}
 
         def encode(index: int) -> Encoded:

@@ -75,13 +75,14 @@ class Sessions:
         *maps, small = self.frame.run_with_ort_values([*MAPS, "small"], feeds, options)
         return Encoded(maps, small)
 
-    def match_frames(self, options: ort.RunOptions, one: Encoded, two: Encoded) -> FloatArray:
-        """(1, 2, H, W) px, from one to two."""
-        return _match(self.match, options, one, two)
-
-    def match_frames_alone(self, options: ort.RunOptions, one: Encoded, two: Encoded) -> FloatArray:
-        """The same with all threads, for when nothing else runs."""
-        return _match(self.match_alone, options, one, two)
+    def match_frames(
+        self, options: ort.RunOptions, one: Encoded, two: Encoded, alone: bool = False
+    ) -> FloatArray:
+        """(1, 2, H, W) px, from one to two; with all threads where nothing else runs."""
+        session = self.match_alone if alone else self.match
+        feeds = dict(zip((*STARTS, *ENDS), (*one.maps, *two.maps), strict=True))
+        flow: FloatArray = session.run_with_ort_values(["flow"], feeds, options)[0].numpy()
+        return flow
 
     def embed_frame(self, options: ort.RunOptions, frame: Encoded) -> FloatArray:
         """(1, D)."""
@@ -94,12 +95,6 @@ class Sessions:
     def _embed(self, options: ort.RunOptions, small: FloatArray) -> FloatArray:
         embedding: FloatArray = self.embed.run(["embedding"], {"small": small}, options)[0]
         return embedding
-
-
-def _match(session: ort.InferenceSession, options: ort.RunOptions, one: Encoded, two: Encoded) -> FloatArray:
-    feeds = dict(zip((*STARTS, *ENDS), (*one.maps, *two.maps), strict=True))
-    flow: FloatArray = session.run_with_ort_values(["flow"], feeds, options)[0].numpy()
-    return flow
 
 
 def _share_arena() -> None:

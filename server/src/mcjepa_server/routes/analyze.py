@@ -87,8 +87,9 @@ async def post_analyze(
         raise InvalidInput(f"dtype=float16 needs format npz, not {offer.name}", param="dtype")
     body_type(request, MULTIPART)
     service.admission.check(request.state.api_key)
-    form = read_form(request, service.settings, service.bodies)
-    files = pick_frames(await form, service.settings.max_frames)
+    files = pick_frames(
+        await read_form(request, service.settings, service.bodies), service.settings.max_frames
+    )
     budget = PixelBudget(service.settings.max_image_pixels, service.settings.max_request_pixels)
     options = FlowOptions(query.direction == "both", query.occlusion, embed=True)
 
