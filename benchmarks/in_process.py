@@ -7,7 +7,7 @@ from pathlib import Path
 
 from common import Uint8Array, encode_png, run_and_forget, take_turns
 from mcjepa_server.engines.onnxruntime import OnnxRuntimeEngine
-from mcjepa_server.flowcodec import encode_flo
+from mcjepa_server.flowcodec import Buffers, encode_flo
 from mcjepa_server.geometry import Padding, plan_geometry
 from mcjepa_server.images import PixelBudget, decode_image
 from mcjepa_server.memory import GATEWAY_BYTES, keep_freed_memory
@@ -40,7 +40,7 @@ class InProcess:
     async def _infer(self) -> None:
         await self._engine.infer_flow(self._clip, backward=False, embed=False)
 
-    async def _serve(self) -> bytes:
+    async def _serve(self) -> Buffers:
         clip = pack_clip([decode_image(data, "frame", self._budget) for data in self._files], self._geometry)
         output = await self._engine.infer_flow(clip, backward=False, embed=False)
         return encode_flo(unpack_flow(output.flow[0], self._geometry)[0])

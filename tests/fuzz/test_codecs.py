@@ -19,7 +19,7 @@ short = hnp.arrays(
 
 @given(flows)
 def test_flo_is_exact(flow):
-    data = flowcodec.encode_flo(flow)
+    data = b"".join(flowcodec.encode_flo(flow))
     assert len(data) == 12 + flow.nbytes
     np.testing.assert_array_equal(np.frombuffer(data[12:], "<f4").reshape(flow.shape), flow)
 

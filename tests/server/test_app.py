@@ -1,6 +1,8 @@
-"""What every reply has in common: ids, trace context, problems, metrics, documentation."""
+"""What every reply has in common: ids, trace context, problems, metrics, documentation, and what it loads."""
 
 import re
+import subprocess
+import sys
 
 import pytest
 from mcjepa_server.errors import STATUS, ApiError
@@ -168,3 +170,25 @@ def test_no_request_waits_for_a_thread_before_its_job(client, monkeypatch):
     assert client.post("/v1/embeddings", json={"input": "x"}).status_code == 400
     assert client.post("/v1/analyze").status_code == 415
     assert client.get("/v1/models").status_code == 200
+
+
+PAIR_IN_A_NEW_PROCESS = """
+import io, sys
+from PIL import Image
+from mcjepa_server import Settings, create_app
+from mcjepa_server.engines.fake import FakeEngine
+from starlette.testclient import TestClient
+file = io.BytesIO()
+Image.new("RGB", (80, 48)).save(file, "PNG")
+with TestClient(create_app(Settings(decode_processes=1), FakeEngine())) as client:
+    for query in ("format=flo", "format=npz&direction=both", "format=png"):
+        files = {name: ("a.png", file.getvalue()) for name in ("frame1", "frame2")}
+        assert client.post(f"/v1/flow?{query}", files=files).status_code == 200
+        print("cv2" in sys.modules)
+"""
+
+
+def test_opencv_is_loaded_by_what_needs_it():
+    command = [sys.executable, "-c", PAIR_IN_A_NEW_PROCESS]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.split() == ["False", "False", "True"]

@@ -3,17 +3,19 @@
 import asyncio
 import os
 import signal
+import subprocess
 import time
 from functools import partial
 
 import numpy as np
 import pytest
-from mcjepa_server import Settings, confined, create_app, decoders
+from mcjepa_server import Settings, confined, create_app, decoders, workers
 from mcjepa_server.clips import decode_clip
 from mcjepa_server.engines.fake import FakeEngine
-from mcjepa_server.errors import DeadlineExceeded, ImageTooLarge, UndecodableImage
+from mcjepa_server.errors import DeadlineExceeded, ImageTooLarge, NotReady, UndecodableImage
 from mcjepa_server.frames import decode_frame
 from mcjepa_server.geometry import Padding, plan_geometry
+from mcjepa_server.handover import INLINE_BYTES
 from mcjepa_server.images import PixelBudget, decode_image
 from mcjepa_server.scaling import pack_clip
 from prometheus_client import Counter
@@ -27,7 +29,10 @@ def work(job, processes=1):
     async def main():
         pool = decoders.Decoders(processes, failures)
         await pool.start()
-        return await job(pool)
+        try:
+            return await job(pool)
+        finally:
+            await pool.stop()
 
     return asyncio.run(main()), failures._value.get()
 
@@ -127,6 +132,62 @@ def test_a_hang_is_ended(monkeypatch):
     assert "decoding frame1 did not finish within 0.2 s (decode_timeout_s)" in str(hung)
     assert alive > 0
     assert failures == 1
+
+
+def test_where_no_process_can_be_started_the_server_is_not_ready(monkeypatch, caplog):
+    def fail(*_, **__):
+        raise OSError("no more processes")
+
+    async def job(pool):
+        with pytest.raises(NotReady, match="no process can be started") as caught:
+            await pool.run(os.getpid, param="frame1")
+        return caught.value.headers
+
+    monkeypatch.setattr(subprocess, "Popen", fail)
+    headers, failures = work(job)
+    assert headers == {"Retry-After": "5"}
+    assert failures == 2
+    assert caplog.text.count("no more processes") == 2  # at the start, and then
+
+
+def test_a_process_that_cannot_be_confined_is_not_used(monkeypatch):
+    monkeypatch.setattr(workers, "confine", partial(int, "no limit"))
+
+    async def job(pool):
+        with pytest.raises(NotReady):
+            await pool.run(os.getpid, param="frame1")
+
+    assert work(job)[1] == 2
+
+
+def test_stopping_ends_the_processes():
+    async def job(pool):
+        pid = await pool.run(os.getpid, param="x")
+        await pool.stop()
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+    work(job)
+
+
+def test_results_and_arguments_of_any_size_cross():
+    async def job(pool):
+        for size in (0, 1000, INLINE_BYTES, INLINE_BYTES + 1, 10**7):
+            data = os.urandom(size)
+            assert await pool.run(bytes, data, param="x") == data
+            assert await pool.run(bytes.hex, data[: 10**6], param="x") == data[: 10**6].hex()
+
+    work(job)
+
+
+def test_what_cannot_be_pickled_is_an_error_of_its_own_call():
+    async def job(pool):
+        before = await pool.run(os.getpid, param="x")
+        with pytest.raises(Exception, match="pickle"):
+            await pool.run(eval, "lambda: 0", param="x")
+        return before == await pool.run(os.getpid, param="x")
+
+    assert work(job)[0]
 
 
 def test_errors_come_back_whole(encode, picture):

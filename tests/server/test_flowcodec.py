@@ -11,6 +11,7 @@ from mcjepa_server.flowcodec import (
     colour_wheel,
     encode_flo,
     encode_kitti,
+    encode_npy,
     encode_npz,
     encode_png,
     flow_as,
@@ -31,16 +32,30 @@ def read_kitti(data):
 def test_flo_is_byte_exact():
     flow = np.array([[[1.5, -2.0], [0.25, 1e6]]], np.float32)
     expected = b"PIEH" + struct.pack("<ii", 2, 1) + struct.pack("<ffff", 1.5, -2.0, 0.25, 1e6)
-    assert encode_flo(flow) == expected
+    assert b"".join(encode_flo(flow)) == expected
 
 
-def test_flo_of_a_view_that_is_not_contiguous(flow):
-    assert encode_flo(flow[::-1]) == encode_flo(np.ascontiguousarray(flow[::-1]))
+@pytest.mark.parametrize("encode", [encode_flo, encode_npy])
+def test_a_view_that_is_not_contiguous(encode, flow):
+    assert b"".join(encode(flow[::-1])) == b"".join(encode(np.ascontiguousarray(flow[::-1])))
+
+
+@pytest.mark.parametrize("encode", [encode_flo, encode_npy])
+def test_the_memory_of_the_flow_is_sent_as_it_is(encode, flow):
+    _, pixels = encode(flow)
+    assert np.shares_memory(np.frombuffer(pixels, np.uint8), flow)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_npy_is_what_numpy_writes(flow, dtype):
+    buffer = io.BytesIO()
+    np.save(buffer, flow.astype(dtype))
+    assert b"".join(encode_npy(flow.astype(dtype))) == buffer.getvalue()
 
 
 def test_flo_can_be_read_by_opencv(flow, tmp_path):
     path = tmp_path / "flow.flo"
-    path.write_bytes(encode_flo(flow))
+    path.write_bytes(b"".join(encode_flo(flow)))
     np.testing.assert_array_equal(cv2.readOpticalFlow(str(path)), flow)
 
 

@@ -6,14 +6,13 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from anyio import BrokenWorkerProcess, CapacityLimiter, fail_after, to_process, to_thread
+from anyio.to_thread import run_sync
 from prometheus_client import Counter
 
-from mcjepa_server.confined import confine, run_confined
 from mcjepa_server.errors import DeadlineExceeded, NotReady, UndecodableImage
-from mcjepa_server.handover import SharedFile, hand_over
+from mcjepa_server.workers import BrokenWorker, NoWorker, Worker
 
 logger = logging.getLogger(__name__)
 
@@ -32,16 +31,23 @@ class Decoders:
 
     def __init__(self, processes: int, failures: Counter) -> None:
         self._processes = processes
-        self._limiter = CapacityLimiter(processes or os.cpu_count() or 1)
+        self._turns = asyncio.Semaphore(processes or os.cpu_count() or 1)
         self._failures = failures
-        self._files: list[SharedFile] = []  # of nobody at the moment
+        self._idle: list[Worker] = []
 
     async def start(self) -> None:
         """Starts the processes ahead of the first request, which starts those that do not come up in time."""
-        starts = (self._in_process(confine, ()) for _ in range(self._processes))
+        starts = (Worker.start() for _ in range(self._processes))
         for outcome in await asyncio.gather(*starts, return_exceptions=True):
-            if isinstance(outcome, BaseException):
+            if isinstance(outcome, Worker):
+                self._idle.append(outcome)
+            else:
                 logger.warning("a decoder process did not start: %r", outcome)
+
+    async def stop(self) -> None:
+        """Ends the processes. One that still works for somebody ends with this process."""
+        await asyncio.gather(*(worker.end() for worker in self._idle))
+        self._idle.clear()
 
     async def run(self, function: Callable[..., T], *args: object, param: str) -> T:
         """The function's result, or its error. ``param`` names the part in errors of the decoder itself.
@@ -49,7 +55,8 @@ class Decoders:
         A caller who is cancelled leaves at once; the process finishes the file by itself.
         """
         if not self._processes:
-            return await to_thread.run_sync(function, *args, limiter=self._limiter)
+            async with self._turns:
+                return await run_sync(function, *args)
         task = asyncio.create_task(self._guarded(function, args, param))
         task.add_done_callback(_look_at_result)
         return await asyncio.shield(task)
@@ -58,16 +65,17 @@ class Decoders:
         try:
             try:
                 return await self._in_process(function, args)
-            except BrokenWorkerProcess:  # it may have died of something else: once more, in another one
+            except BrokenWorker:  # it may have died of something else: once more, in another one
                 self._failures.inc()
                 return await self._in_process(function, args)
-        except BrokenWorkerProcess as error:
+        except NoWorker as error:
             self._failures.inc()
-            if error.args:  # it never got as far as the file
-                logger.error("no process can be started to decode %s: %s", param, error)
-                raise NotReady(
-                    "no process can be started to decode images", headers={"Retry-After": "5"}
-                ) from None
+            logger.error("no process can be started to decode %s: %s", param, error)
+            raise NotReady(
+                "no process can be started to decode images", headers={"Retry-After": "5"}
+            ) from None
+        except BrokenWorker:
+            self._failures.inc()
             logger.error("a decoder process died of %s, twice", param)
             raise UndecodableImage(
                 f"{param} cannot be decoded: the decoder broke down on it", param=param
@@ -80,21 +88,25 @@ class Decoders:
             ) from None
 
     async def _in_process(self, function: Callable[..., T], args: tuple[object, ...]) -> T:
-        async with self._limiter:
-            file = self._files.pop() if self._files else SharedFile()
+        async with self._turns:  # waiting takes none of the time
+            worker = await self._take()
             try:
-                with fail_after(TIMEOUT_S):
-                    handed = hand_over(args, file.path)
-                    result: T = await _call(run_confined, function, handed, file.path)
-                    return result
+                async with asyncio.timeout(TIMEOUT_S):
+                    return await worker.call(function, *args)
             finally:
-                file.clear()
-                self._files.append(file)
+                if worker.is_ready:
+                    self._idle.append(worker)
+                else:
+                    await worker.end()
 
-
-async def _call(function: Callable[..., Any], *args: object) -> Any:
-    spare = CapacityLimiter(1)  # the limit is ours, so that waiting for it takes none of the time
-    return await to_process.run_sync(function, *args, cancellable=True, limiter=spare)
+    async def _take(self) -> Worker:
+        """One that is ready, or a new one."""
+        while self._idle:
+            worker = self._idle.pop()
+            if worker.is_ready:
+                return worker
+            await worker.end()
+        return await Worker.start()
 
 
 def _look_at_result(task: asyncio.Task[T]) -> None:

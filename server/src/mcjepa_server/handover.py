@@ -1,14 +1,13 @@
-"""Large buffers from one process to another by a file in memory: a pipe takes dozens of turns for a frame."""
+"""Large buffers from one process to another by a file in memory: a socket takes many turns for a frame."""
 
 from __future__ import annotations
 
 import os
-import tempfile
 import weakref
 from collections.abc import Callable
 from typing import Any
 
-INLINE_BYTES = 56 * 1024  # fit into a pipe, which holds 64 KiB: sooner sent than a file is opened
+INLINE_BYTES = 56 * 1024  # by the socket, at once: sooner sent than a file is opened
 
 
 class SharedFile:
@@ -20,6 +19,8 @@ class SharedFile:
             self.path = f"/proc/{os.getpid()}/fd/{descriptor}"
             weakref.finalize(self, os.close, descriptor)
         else:
+            import tempfile  # not in every process that decodes
+
             descriptor, self.path = tempfile.mkstemp()
             os.close(descriptor)
             weakref.finalize(self, os.unlink, self.path)

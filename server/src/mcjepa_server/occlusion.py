@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +14,8 @@ def occlusion_mask(flow12: FloatArray, flow21: FloatArray) -> NDArray[np.bool_]:
     Both flows are (H, W, 2) px, (dx, dy). A pixel is occluded if it leaves the frame, or if
     |f + b|^2 > 0.01 (|f|^2 + |b|^2) + 0.5 where b is the backward flow at the place that f points to.
     """
+    import cv2  # 11 MB of a process, for few requests
+
     h, w = flow12.shape[:2]
     x = np.arange(w, dtype=np.float32) + flow12[..., 0]
     y = np.arange(h, dtype=np.float32)[:, None] + flow12[..., 1]

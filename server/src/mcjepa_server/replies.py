@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from mcjepa_server import flowcodec, formats
 from mcjepa_server.contract import Contract
 from mcjepa_server.engine import FloatArray
-from mcjepa_server.flowcodec import FlowType
+from mcjepa_server.flowcodec import Buffers, FlowType
 from mcjepa_server.formats import EXTENSIONS
 from mcjepa_server.geometry import Geometry
 from mcjepa_server.negotiate import Offer
@@ -42,28 +44,29 @@ FLOW_HEADERS = {
 
 def encode_flow(
     result: FlowResult, offer: Offer, max_flow: float | None, dtype: FlowType, meta: Meta
-) -> tuple[bytes, dict[str, str]]:
+) -> tuple[Buffers, dict[str, str]]:
     """Body and format-specific headers for the flow of one pair."""
     flow = result.flows[0]
     if offer is formats.FLO:
         return flowcodec.encode_flo(flow), {}
     if offer is formats.KITTI:
         body, clipped = flowcodec.encode_kitti(flow)
-        return body, {"X-Flow-Clipped-Pixels": str(clipped)}
+        return (body,), {"X-Flow-Clipped-Pixels": str(clipped)}
     if offer is formats.NPY:
         return flowcodec.encode_npy(flowcodec.flow_as(flow, dtype)), {}
     if offer is formats.PNG:
         body, scale = flowcodec.encode_png(flow, max_flow)
-        return body, {"X-Flow-Max": f"{scale:.6g}"}
+        return (body,), {"X-Flow-Max": f"{scale:.6g}"}
     if offer is formats.NPZ:
-        return _npz(
+        body = _npz(
             meta,
             flow=flowcodec.flow_as(flow, dtype),
             flow_backward=_first(_optional(result.flows_backward, dtype)),
             occlusion=_first(result.occlusion),
-        ), {}
+        )
+        return (body,), {}
     summary = FlowSummary(meta=meta, **pair_summary(result, 0).model_dump())
-    return summary.model_dump_json().encode(), {}
+    return (summary.model_dump_json().encode(),), {}
 
 
 def encode_analysis(result: FlowResult, offer: Offer, dtype: FlowType, meta: Meta) -> bytes:
@@ -117,7 +120,22 @@ def vector_stats(flow: FloatArray) -> VectorStats:
     )
 
 
-def flow_reply(body: bytes, offer: Offer, stem: str, meta: Meta, timings: Timings) -> Response:
+class Reply(Response):
+    """A body of several buffers, which are sent as they are: joining them would copy megabytes."""
+
+    def __init__(self, buffers: Buffers, headers: Mapping[str, str], media_type: str) -> None:
+        self._buffers = buffers
+        length = str(sum(map(len, buffers)))
+        super().__init__(headers={"Content-Length": length, **headers}, media_type=media_type)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        for buffer in self._buffers:
+            await send({"type": "http.response.body", "body": buffer, "more_body": True})
+        await send({"type": "http.response.body"})
+
+
+def flow_reply(body: Buffers, offer: Offer, stem: str, meta: Meta, timings: Timings) -> Response:
     """A reply with the headers that all flow replies carry."""
     headers = {
         "X-Model-Version": meta.model_version,
@@ -127,7 +145,7 @@ def flow_reply(body: bytes, offer: Offer, stem: str, meta: Meta, timings: Timing
     }
     if offer.name in EXTENSIONS:
         headers["Content-Disposition"] = f'inline; filename="{stem}.{EXTENSIONS[offer.name]}"'
-    return Response(body, media_type=offer.media_type, headers=headers)
+    return Reply(body, headers, offer.media_type)
 
 
 def _npz(meta: Meta, **arrays: NDArray[Any] | None) -> bytes:

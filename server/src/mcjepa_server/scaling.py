@@ -3,13 +3,14 @@
 Convention
     Pixel centres sit at integers; flow is (dx, dy) in px of the frame it is given for. Frames are padded by
     repeating the edge. The way back crops, resizes bilinearly, and multiplies dx by W/w and dy by H/h.
+
+OpenCV is imported by the functions that call it: it takes 11 MB of a process, and most requests need none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 
 from mcjepa_server.engine import FloatArray, Uint8Array
@@ -18,6 +19,8 @@ from mcjepa_server.geometry import Geometry
 
 def scale_frame(frame: Uint8Array, geometry: Geometry) -> Uint8Array:
     """Frame (H, W, 3) that is to be smaller to (h, w, 3), by averaging areas."""
+    import cv2
+
     size = (geometry.scaled_width, geometry.scaled_height)
     scaled: Uint8Array = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
     return scaled
@@ -48,17 +51,21 @@ def unpack_flow(raw: FloatArray, geometry: Geometry) -> FloatArray:
     """Flow (M, 2, padded H, padded W) of the engine to (M, H, W, 2) at the caller's size."""
     cropped = raw[:, :, : geometry.scaled_height, : geometry.scaled_width]
     flows = np.empty((len(raw), geometry.height, geometry.width, 2), np.float32)
-    if not geometry.is_scaled:
+    if geometry.is_scaled:
         for target, planes in zip(flows, cropped, strict=True):
-            cv2.merge(tuple(planes), target)  # ten times as fast as NumPy's copy of a transposed array
-        return flows
-    ratio = np.array(geometry.ratio, np.float32)
-    for target, planes in zip(flows, cropped, strict=True):
-        size = (geometry.width, geometry.height)
-        np.multiply(
-            cv2.resize(cv2.merge(tuple(planes)), size, interpolation=cv2.INTER_LINEAR), ratio, out=target
-        )
+            _enlarge(planes, geometry, target)
+    else:  # a plane at a time, in a sixth of the time of a copy of the transposed array
+        flows[..., 0], flows[..., 1] = cropped[:, 0], cropped[:, 1]
     return flows
+
+
+def _enlarge(planes: FloatArray, geometry: Geometry, target: FloatArray) -> None:
+    """Flow (2, h, w) at the size of scaled frames to `target` (H, W, 2), at that of the caller's."""
+    import cv2
+
+    size = (geometry.width, geometry.height)
+    enlarged = cv2.resize(cv2.merge(tuple(planes)), size, interpolation=cv2.INTER_LINEAR)
+    np.multiply(enlarged, np.array(geometry.ratio, np.float32), out=target)
 
 
 def resize_square(image: Uint8Array, side: int) -> Uint8Array:
@@ -66,6 +73,8 @@ def resize_square(image: Uint8Array, side: int) -> Uint8Array:
 
     Axes that shrink are averaged first, then axes that grow are interpolated, so that no axis aliases.
     """
+    import cv2
+
     h, w = image.shape[:2]
     shrunk = (min(w, side), min(h, side))
     if shrunk != (w, h):

@@ -22,7 +22,7 @@ from mcjepa_server.errors import ApiError, ContractError, EngineError, NotReady
 from mcjepa_server.memory import give_back
 from mcjepa_server.metrics import Metrics
 from mcjepa_server.pipeline import FlowOptions, Pipeline
-from mcjepa_server.scaling import pack_clip, resize_square
+from mcjepa_server.scaling import pack_clip
 from mcjepa_server.timing import Timings
 from mcjepa_server.version import __version__
 
@@ -71,6 +71,7 @@ class Service:
                 await self._watcher
         if self._engine is not None:
             await self._engine.close()
+        await self.decoders.stop()
 
     @property
     def reason(self) -> str | None:
@@ -174,8 +175,8 @@ class Service:
         clip = pack_clip(list(frames), geometry)
         for options in (FlowOptions(), FlowOptions(backward=True, embed=True)):
             await pipeline.flow(clip, geometry, options, partial(self.slot, timings))
-        square = resize_square(frames[0], engine.contract.embed_image_size)
-        await pipeline.embed([square], partial(self.slot, timings))
+        side = engine.contract.embed_image_size
+        await pipeline.embed([rng.integers(0, 256, (side, side, 3), np.uint8)], partial(self.slot, timings))
 
     def _report_build(self, engine: Engine) -> None:
         contract = engine.contract

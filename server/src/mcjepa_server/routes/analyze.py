@@ -100,11 +100,12 @@ async def post_analyze(
         files.clear()  # of a request that waits, only the pixels are kept
         ticket.charge(pipeline.flow_work(clip.shape[1], geometry, options))
         service.metrics.observe_padding(geometry, service.settings.shape_buckets)
-        result = await pipeline.flow(clip, geometry, options, ticket.slot)
         meta = describe(clip.shape[1], geometry, service.contract, query.direction, query.occlusion)
+        result = await pipeline.flow(clip, geometry, options, ticket.slot)
+        del clip  # nor while a reply is made and sent
         with ticket.timings.stage("encode"):
             body = await run_sync(encode_analysis, result, offer, query.dtype, meta)
-        return flow_reply(body, offer, "analysis", meta, ticket.timings)
+        return flow_reply((body,), offer, "analysis", meta, ticket.timings)
 
     return await run_job(request, service, job)
 

@@ -116,8 +116,9 @@ async def post_flow(
         service.metrics.observe_padding(geometry, service.settings.shape_buckets)
         if query.direction == "backward":
             clip = np.ascontiguousarray(clip[:, ::-1])
-        result = await pipeline.flow(clip, geometry, options, ticket.slot)
         meta = describe(clip.shape[1], geometry, service.contract, query.direction, query.occlusion)
+        result = await pipeline.flow(clip, geometry, options, ticket.slot)
+        del clip  # nor while a reply is made and sent
         with ticket.timings.stage("encode"):
             body, extra = await run_sync(encode_flow, result, offer, query.max_flow, query.dtype, meta)
         reply = flow_reply(body, offer, "flow", meta, ticket.timings)
