@@ -9,10 +9,10 @@ import statistics
 import time
 from functools import partial
 
+from mcjepa_server.accepted import PixelBudget
 from mcjepa_server.clips import decode_clip
 from mcjepa_server.decoders import Decoders
 from mcjepa_server.geometry import Padding, plan_geometry
-from mcjepa_server.images import PixelBudget
 from prometheus_client import Counter
 from serving import frames, machine
 

@@ -8,10 +8,11 @@ from collections.abc import Callable
 import numpy as np
 from hostile import BOUNDARY, file, images, multipart
 from mcjepa_client import InputError, flow_io
+from mcjepa_server.accepted import PixelBudget
 from mcjepa_server.body import ByteBudget, read_form
 from mcjepa_server.config import Settings
 from mcjepa_server.errors import ApiError
-from mcjepa_server.images import PixelBudget, decode_image
+from mcjepa_server.images import decode_image
 from mcjepa_server.squares import decode_base64
 from starlette.requests import Request
 

@@ -14,10 +14,11 @@ import numpy as np
 import onnxruntime as ort
 from common import Uint8Array, machine, read_frames, rounded, take_turns
 from mcjepa_server import Settings
+from mcjepa_server.accepted import PixelBudget
 from mcjepa_server.engines.graphs import graph_file
 from mcjepa_server.engines.select import find_model_repository
 from mcjepa_server.frames import decode_squares
-from mcjepa_server.images import PixelBudget, decode_image
+from mcjepa_server.images import decode_image
 from mcjepa_server.memory import keep_freed_memory
 from mcjepa_server.scaling import resize_square
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, strategies as st
 from mcjepa_server import Settings, formats
+from mcjepa_server.accepted import PixelBudget
 from mcjepa_server.body import ByteBudget, Form, read_form
 from mcjepa_server.errors import (
     ApiError,
@@ -18,7 +19,7 @@ from mcjepa_server.errors import (
     NotAcceptable,
     UndecodableImage,
 )
-from mcjepa_server.images import PixelBudget, decode_image
+from mcjepa_server.images import decode_image
 from mcjepa_server.negotiate import choose_format
 from mcjepa_server.squares import decode_base64
 from starlette.requests import Request

@@ -10,13 +10,14 @@ from functools import partial
 import numpy as np
 import pytest
 from mcjepa_server import Settings, confined, create_app, decoders, workers
+from mcjepa_server.accepted import PixelBudget
 from mcjepa_server.clips import decode_clip
 from mcjepa_server.engines.fake import FakeEngine
 from mcjepa_server.errors import DeadlineExceeded, ImageTooLarge, NotReady, UndecodableImage
 from mcjepa_server.frames import decode_frame
 from mcjepa_server.geometry import Padding, plan_geometry
 from mcjepa_server.handover import INLINE_BYTES
-from mcjepa_server.images import PixelBudget, decode_image
+from mcjepa_server.images import decode_image
 from mcjepa_server.scaling import pack_clip
 from prometheus_client import Counter
 from starlette.testclient import TestClient

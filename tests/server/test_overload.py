@@ -8,7 +8,7 @@ import pytest
 from mcjepa_server import Settings, create_app
 from mcjepa_server.admission import Admission, Work
 from mcjepa_server.engines.fake import FakeEngine
-from mcjepa_server.errors import EngineError, RateLimited
+from mcjepa_server.errors import EngineError, Overloaded, RateLimited
 
 
 @asynccontextmanager
@@ -69,8 +69,14 @@ def hold(pair, *, held, then, **settings):
             calls = len(engine.calls)
             tasks = [asyncio.create_task(client.post("/v1/flow", files=pair)) for _ in range(held)]
             # else the next request might be the one that comes to the engine first
-            await until(lambda: len(engine.calls) > calls and service.admission.waiting == held - 1)
-            assert service.admission.pixels == held * PAIR_PIXELS
+            decoded = min(held, 2)  # one at the engine, one ahead
+            await until(
+                lambda: (
+                    len(engine.calls) > calls
+                    and service.admission.waiting == held - 1
+                    and service.admission.pixels == decoded * PAIR_PIXELS
+                )
+            )
             reply = await then(client, service)
             for task in tasks:
                 task.cancel()
@@ -88,9 +94,59 @@ def test_the_queue_is_bounded_in_pixels(pair, check_problem):
 
     reply = hold(pair, held=2, then=once_more, max_queue_pixels=2 * PAIR_PIXELS)
     detail = check_problem(reply, 429, "overloaded")["detail"]
-    assert f"{PAIR_PIXELS} pixels computed besides the {2 * PAIR_PIXELS}" in detail
+    assert f"about {PAIR_PIXELS} pixels computed besides the about {2 * PAIR_PIXELS}" in detail
     assert "(max_queue_pixels)" in detail
     assert int(reply.headers["retry-after"]) >= 1
+
+
+def test_what_a_decoded_request_costs_is_known():
+    admission = Admission(Settings(max_queue_pixels=5000))
+    with admission.enter() as one, admission.enter() as two:
+        admission.charge(one, Work("mcjepa_flow", 2, 4000))
+        with pytest.raises(
+            Overloaded, match="needs 1001 pixels computed besides the 4000 of those in flight"
+        ):
+            admission.charge(two, Work("mcjepa_flow", 2, 1001))
+        admission.charge(two, Work("mcjepa_flow", 2, 1000))
+
+
+def test_who_is_not_decoded_yet_counts_as_the_average(pair, check_problem):
+    async def once_more(client, _):
+        return await client.post("/v1/flow", files=pair)
+
+    reply = hold(pair, held=3, then=once_more, max_queue_pixels=4 * PAIR_PIXELS - 1)
+    detail = check_problem(reply, 429, "overloaded")["detail"]
+    assert f"about {PAIR_PIXELS} pixels computed besides the about {3 * PAIR_PIXELS}" in detail
+
+
+def test_few_of_those_who_wait_are_decoded(pair):
+    async def scenario():
+        engine = FakeEngine()
+        async with running(engine, max_concurrency=2) as (client, service):
+            decoded = []
+            run = service.decoders.run
+
+            async def note(*args, param):
+                decoded.append(param)
+                return await run(*args, param=param)
+
+            service.decoders.run = note
+            engine.fault = "hang"
+            calls = len(engine.calls)
+            tasks = [asyncio.create_task(client.post("/v1/flow", files=pair)) for _ in range(8)]
+            admission = service.admission
+            await until(lambda: len(engine.calls) == calls + 2 and admission.pixels == 4 * PAIR_PIXELS)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert (admission.inside, admission.waiting, len(decoded)) == (8, 6, 2 * 4)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            engine.fault = None
+            again = await asyncio.gather(*(client.post("/v1/flow", files=pair) for _ in range(8)))
+            return [reply.status_code for reply in again]
+
+    assert asyncio.run(scenario()) == [200] * 8  # whoever left, in the queue or not, gave back its turn
 
 
 def test_the_queue_is_bounded_in_expected_seconds(pair, check_problem):
@@ -256,8 +312,7 @@ def test_engine_calls_never_exceed_max_concurrency(pair):
         async def infer_flow(self, frames, backward, embed=True):
             self.inside += 1
             self.most = max(self.most, self.inside)
-            for _ in range(5):
-                await asyncio.sleep(0)
+            await asyncio.sleep(0.05)  # longer than decoding takes
             self.inside -= 1
             return await super().infer_flow(frames, backward, embed)
 

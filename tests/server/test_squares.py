@@ -7,8 +7,9 @@ import cv2
 import numpy as np
 import pytest
 from mcjepa_server import squares as module
+from mcjepa_server.accepted import PixelBudget
 from mcjepa_server.errors import UndecodableImage
-from mcjepa_server.images import PixelBudget, decode_image
+from mcjepa_server.images import decode_image
 from mcjepa_server.scaling import resize_square
 from mcjepa_server.squares import MOST_A_CALL, squares
 

@@ -2,7 +2,10 @@
 
 The queue is bounded three ways: in requests, in pixels to compute, and in the time a request would wait,
 estimated from what recent inferences took. All three refuse at once; nobody waits to be refused, unless the
-estimate was too low.
+estimate was too low. What a request costs is known when its images have been decoded; until then it counts as
+the average of the others.
+
+Of those that wait for the engine a few are decoded ahead; the others hold files, a fifth of the pixels' size.
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ class Place:
 
     pixels: int = 0
     seconds: float = 0.0
+    is_ahead: bool = False  # decoded, or about to be, and has not had the engine
     served: bool = False  # has had the engine before
 
 
@@ -51,14 +55,23 @@ class Admission:
         self.pixels = 0
         self._settings = settings
         self._seconds = 0.0
+        self._charged = 0  # requests
+        self._undecoded = 0
         self._by_key: Counter[str] = Counter()
         self._seconds_per_pixel: dict[str, float] = {}
         self._slots = asyncio.Semaphore(settings.max_concurrency)
+        # as many as leave neither the engine nor a decoder idle
+        self._ahead = asyncio.Semaphore(max(settings.max_concurrency, settings.decode_processes))
 
     @property
     def expected_wait(self) -> float:
         """Seconds until a request that comes in now would have the engine."""
-        return self._seconds / self._settings.max_concurrency
+        return self._seconds * self._crowd / self._settings.max_concurrency
+
+    @property
+    def _crowd(self) -> float:
+        """All requests over those whose cost is known."""
+        return 1 + self._undecoded / self._charged if self._charged else 1.0
 
     def check(self, key: str | None = None) -> None:
         """Raises Overloaded or RateLimited; called before the body is read, too, to refuse cheaply."""
@@ -66,8 +79,7 @@ class Admission:
             raise self._overloaded(
                 f"{self.inside} requests are in flight; the limit is {self.capacity} (max_in_flight)"
             )
-        if self.expected_wait > self._settings.max_queue_wait_s:
-            raise self._overloaded(self._too_long(f"would wait about {self.expected_wait:.1f} s"))
+        self._check_wait(self.expected_wait)
         limit = self._settings.max_concurrency_per_key
         if key is not None and self._by_key[key] >= limit:
             raise RateLimited(
@@ -85,25 +97,37 @@ class Admission:
         try:
             yield place
         finally:
+            self._leave_ahead(place)
             self._count(key, -1)
+            self._charged -= place.pixels > 0
             self.pixels -= place.pixels
             self._seconds = max(0.0, self._seconds - place.seconds)
+
+    async def turn_to_decode(self, timings: Timings, place: Place) -> None:
+        """Waits until few enough requests are decoded ahead of the engine, first come first served.
+
+        Raises Overloaded as :meth:`charge`, at once where an average request would be too much.
+        """
+        if self._ahead.locked() and self._charged:
+            average = self.pixels / self._charged
+            self._check_room(round(average), round(self.pixels * self._crowd), "about ")
+        self._undecoded += 1
+        try:
+            await self._wait(self._ahead, timings, place)
+        finally:
+            self._undecoded -= 1
+        place.is_ahead = True
 
     def charge(self, place: Place, work: Work) -> None:
         """Puts the cost of a request on its place, once it is known. Raises Overloaded if it is too much.
 
         An idle server takes whatever the other limits let through.
         """
-        limit = self._settings.max_queue_pixels
-        if self.pixels and self.pixels + work.pixels > limit:
-            raise self._overloaded(
-                f"the request needs {work.pixels} pixels computed besides the {self.pixels} of those in "
-                f"flight; the limit is {limit} (max_queue_pixels)"
-            )
-        if self.expected_wait > self._settings.max_queue_wait_s:
-            raise self._overloaded(self._too_long(f"would wait about {self.expected_wait:.1f} s"))
+        self._check_room(work.pixels, self.pixels)
+        self._check_wait(self._seconds / self._settings.max_concurrency)
         place.pixels = work.pixels
         place.seconds = work.pixels * self._seconds_per_pixel.get(work.model, 0.0)
+        self._charged += 1
         self.pixels += place.pixels
         self._seconds += place.seconds
 
@@ -120,9 +144,10 @@ class Admission:
         Raises Overloaded after ``max_queue_wait_s`` of the first wait, and DeadlineExceeded where the
         deadline has passed meanwhile: the engine never works for a caller who has given up.
         """
-        await self._acquire(timings, place)
+        await self._wait(self._slots, timings, place)
         try:
             if place is not None:
+                self._leave_ahead(place)
                 place.served = True
                 if seconds_left(math.inf) <= 0:
                     raise DeadlineExceeded("the deadline passed in the queue")
@@ -130,20 +155,39 @@ class Admission:
         finally:
             self._slots.release()
 
-    async def _acquire(self, timings: Timings, place: Place | None) -> None:
-        first = place is not None and not place.served
-        limit = self._settings.max_queue_wait_s if first else None
+    async def _wait(self, turns: asyncio.Semaphore, timings: Timings, place: Place | None) -> None:
+        """Without a place, or once it was served, however long."""
+        limit = None
+        if place is not None and not place.served:
+            limit = max(0.0, self._settings.max_queue_wait_s - timings.seconds.get("queue", 0.0))
         self.waiting += 1
         try:
             with timings.stage("queue"):
                 async with asyncio.timeout(limit) as patience:
-                    await self._slots.acquire()
+                    await turns.acquire()
         except TimeoutError:
             if not patience.expired():
                 raise
             raise self._overloaded(self._too_long("has waited as long as it may")) from None
         finally:
             self.waiting -= 1
+
+    def _leave_ahead(self, place: Place) -> None:
+        if place.is_ahead:
+            place.is_ahead = False
+            self._ahead.release()
+
+    def _check_room(self, pixels: int, besides: int, about: str = "") -> None:
+        limit = self._settings.max_queue_pixels
+        if besides and besides + pixels > limit:
+            raise self._overloaded(
+                f"the request needs {about}{pixels} pixels computed besides the {about}{besides} of those in "
+                f"flight; the limit is {limit} (max_queue_pixels)"
+            )
+
+    def _check_wait(self, seconds: float) -> None:
+        if seconds > self._settings.max_queue_wait_s:
+            raise self._overloaded(self._too_long(f"would wait about {seconds:.1f} s"))
 
     def _count(self, key: str | None, change: int) -> None:
         self.inside += change

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import aclosing
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
 from anyio.to_thread import run_sync
 
+from mcjepa_server.accepted import PixelBudget
 from mcjepa_server.ahead import in_order
 from mcjepa_server.decoders import FILES_AT_ONCE, Decoders
 from mcjepa_server.engine import Uint8Array
 from mcjepa_server.errors import InvalidInput
 from mcjepa_server.frames import decode_frame
 from mcjepa_server.geometry import Geometry, Plan
-from mcjepa_server.images import PixelBudget
 from mcjepa_server.scaling import empty_clip, pad_frame
 
 
@@ -30,13 +29,13 @@ async def decode_clip(
     InvalidInput if the sizes differ.
     """
     calls = [
-        partial(decoders.run, decode_frame, data, name, replace(budget, before=index), plan, param=name)
+        partial(decoders.run, decode_frame, data, name, budget.after(index), plan, param=name)
         for index, (name, data) in enumerate(files)
     ]
     async with aclosing(in_order(calls, FILES_AT_ONCE)) as results:
         pixels, first = await anext(results)
         # a request with too many pixels is refused before the rest is decoded
-        replace(budget, before=len(files) - 1).check(first.width, first.height, files[-1][0])
+        budget.after(len(files) - 1).check(first.width, first.height, files[-1][0])
         clip = empty_clip(len(files), first)
         await _put(pixels, first, clip[0, 0])
         for padded, (name, _) in zip(clip[0, 1:], files[1:], strict=True):

@@ -38,7 +38,7 @@ def confine() -> None:
     import resource
     import signal
 
-    import mcjepa_server.frames  # noqa: F401  the libraries, before the first file needs them
+    import mcjepa_server.images  # noqa: F401  the libraries, before the first file needs them
     from mcjepa_server.memory import keep_freed_memory
 
     # should NumPy be needed: else a thread, and memory, for each core

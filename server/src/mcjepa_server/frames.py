@@ -1,12 +1,13 @@
 """Image files to the pixels that the engine takes. This runs in the processes that decode.
 
-NumPy and OpenCV are imported for images that have to be scaled: without them a process takes half the memory.
+The gateway imports it to name the functions, and needs no Pillow for that. NumPy and OpenCV are imported for
+images that have to be scaled: without them a process takes half the memory.
 """
 
 from __future__ import annotations
 
+from mcjepa_server.accepted import PixelBudget
 from mcjepa_server.geometry import Geometry, Plan
-from mcjepa_server.images import PixelBudget, decode_image, open_image
 
 #: A large JPEG is decoded at so many times the square's side, or more. The embedding then has a cosine of
 #: 0.9996 or more with that of the whole file (12 photos of 1 to 12 megapixels); at twice the side, of 0.9965.
@@ -15,6 +16,8 @@ SHRUNK = 3
 
 def decode_frame(data: bytes, name: str, budget: PixelBudget, plan: Plan) -> tuple[bytes, Geometry]:
     """One file to the pixels of a scaled frame (h, w, 3), and its sizes. Blocking."""
+    from mcjepa_server.images import open_image
+
     image = open_image(data, name, budget)
     geometry = plan(image.width, image.height)
     if not geometry.is_scaled:
@@ -28,6 +31,7 @@ def decode_frame(data: bytes, name: str, budget: PixelBudget, plan: Plan) -> tup
 
 def decode_squares(files: tuple[bytes, ...], names: tuple[str, ...], max_pixels: int, side: int) -> bytes:
     """Files to the pixels of the squares (N, side, side, 3) that the embedding model takes. Blocking."""
+    from mcjepa_server.images import decode_image
     from mcjepa_server.scaling import resize_square
 
     budget = PixelBudget(max_pixels, max_pixels)

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from mcjepa_server.images import MIN_SIDE
+from mcjepa_server.accepted import MIN_SIDE
 
 
-@dataclass(frozen=True)
-class Geometry:
+class Geometry(NamedTuple):
     """Sizes in px: of the caller's frame, of the scaled frame, and of the padded one."""
 
     width: int
@@ -38,8 +37,7 @@ class Geometry:
 Plan = Callable[[int, int], Geometry]
 
 
-@dataclass(frozen=True)
-class Padding:
+class Padding(NamedTuple):
     """Padded sizes: multiples of the stride, or one of a few buckets (width, height), so that frames of many
     sizes can share a batch. A bucket is taken if it has at most ``max_overhead`` more pixels, as a share."""
 

@@ -13,18 +13,15 @@ imported where it is needed: it would be half of the memory of a process that de
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from PIL import Image, UnidentifiedImageError
 
+from mcjepa_server.accepted import FORMATS, MIN_SIDE, PixelBudget
 from mcjepa_server.errors import ApiError, ImageTooLarge, InvalidInput, UndecodableImage
 
 if TYPE_CHECKING:
     from mcjepa_server.engine import Uint8Array
-
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM")
-MIN_SIDE = 16
 
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 _EIGHT_BIT = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
@@ -38,32 +35,6 @@ _ORIENTATIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
-@dataclass(frozen=True)
-class PixelBudget:
-    """The pixels that one request may decode, for an image that comes after others of its size."""
-
-    max_image: int
-    max_request: int
-    before: int = 0  # images
-
-    def check(self, width: int, height: int, param: str) -> None:
-        """Raises ImageTooLarge if an image of this size is over either limit."""
-        pixels = width * height
-        if pixels > self.max_image:
-            raise ImageTooLarge(
-                f"{param} is {width}x{height}, {pixels} pixels; "
-                f"the limit is {self.max_image} (max_image_pixels)",
-                param=param,
-            )
-        used = pixels * (self.before + 1)
-        if used > self.max_request:
-            raise ImageTooLarge(
-                f"the images of this request have {used} pixels up to {param}; "
-                f"the limit is {self.max_request} (max_request_pixels)",
-                param=param,
-            )
 
 
 def decode_image(data: bytes, param: str, budget: PixelBudget, enough: int | None = None) -> Uint8Array:

@@ -27,6 +27,10 @@ class Ticket:
     place: Place
     timings: Timings = field(default_factory=Timings)
 
+    async def turn_to_decode(self) -> None:
+        """Before frames are decoded, so that few of those who wait hold their pixels. Raises Overloaded."""
+        await self.service.admission.turn_to_decode(self.timings, self.place)
+
     def charge(self, work: Work) -> None:
         """To be called as soon as the cost is known. Raises Overloaded."""
         self.service.admission.charge(self.place, work)

@@ -32,7 +32,7 @@ class NoWorker(BrokenWorker):
 
 
 class Worker:
-    """The process, and the socket to it. Calls and results are pickled, their length (``HEAD``) before them."""
+    """The process, and the socket to it: calls and results are pickled, each behind its length (``HEAD``)."""
 
     def __init__(
         self, process: subprocess.Popen[bytes], reader: asyncio.StreamReader, writer: asyncio.StreamWriter

@@ -10,11 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from mcjepa_server import formats
+from mcjepa_server.accepted import PixelBudget
 from mcjepa_server.body import MULTIPART, Form, body_type, read_form
 from mcjepa_server.clips import decode_clip
 from mcjepa_server.errors import InvalidInput, NotAcceptable
 from mcjepa_server.flowcodec import FlowType
-from mcjepa_server.images import PixelBudget
 from mcjepa_server.jobs import Ticket, run_job
 from mcjepa_server.negotiate import choose_format
 from mcjepa_server.pipeline import FlowOptions
@@ -94,10 +94,11 @@ async def post_analyze(
     options = FlowOptions(query.direction == "both", query.occlusion, embed=True)
 
     async def job(ticket: Ticket) -> Response:
+        await ticket.turn_to_decode()
         with ticket.timings.stage("decode"):
             plan = pipeline.planner(query.max_side)
             clip, geometry = await decode_clip(files, budget, plan, service.decoders)
-        files.clear()  # of a request that waits, only the pixels are kept
+        files.clear()  # of a request that is decoded, only the pixels are kept
         ticket.charge(pipeline.flow_work(clip.shape[1], geometry, options))
         service.metrics.observe_padding(geometry, service.settings.shape_buckets)
         meta = describe(clip.shape[1], geometry, service.contract, query.direction, query.occlusion)
