@@ -50,7 +50,7 @@ check: $(VENV)/.ready-to-develop ## check format, style, types and import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.openvino $(VENV_BENCH)/.ready ## measure speed (ARGS="--quick" in a minute, "--output FILE" keeps the numbers)
+bench: $(VENV)/.openvino $(VENV_BENCH)/.ready ## measure speed (ARGS="--quick" for fewer runs, "--output FILE" keeps the numbers)
 	$(BIN)/python benchmarks/bench.py $(ARGS)
 
 train: $(VENV)/.ready-to-develop ## train the nano preset into runs/nano (ARGS="--set KEY=VALUE")

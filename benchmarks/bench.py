@@ -68,7 +68,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="few runs: a minute in place of ten")
+    parser.add_argument("--quick", action="store_true", help="few runs: five minutes in place of fifteen")
     parser.add_argument(
         "--threads", type=int, default=os.cpu_count(), metavar="N", help="of all; default one per core"
     )
