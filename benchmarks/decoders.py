@@ -30,6 +30,8 @@ async def measure(size: tuple[int, int], repeats: int) -> dict[str, float]:
             start = time.perf_counter()
             await decode_clip(files, PixelBudget(10**9, 10**9), plan, pool)
             seconds[name].append(time.perf_counter() - start)
+    for pool in pools.values():
+        await pool.stop()
     figures = {}
     for name, values in seconds.items():
         figures[f"{name}_median_ms"] = round(statistics.median(values) * 1000, 2)

@@ -141,8 +141,9 @@ class Admission:
     async def slot(self, timings: Timings, place: Place | None) -> AsyncIterator[None]:
         """Waits for a slot of the engine, first come first served; without a place, however long.
 
-        Raises Overloaded after ``max_queue_wait_s`` of the first wait, and DeadlineExceeded where the
-        deadline has passed meanwhile: the engine never works for a caller who has given up.
+        Raises Overloaded after ``max_queue_wait_s`` of waiting before the first slot, for a turn to decode
+        included, and DeadlineExceeded where the deadline has passed meanwhile: the engine never works for a
+        caller who has given up.
         """
         await self._wait(self._slots, timings, place)
         try:

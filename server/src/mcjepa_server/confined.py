@@ -16,10 +16,12 @@ _KEPT_BYTES = 2**23  # free memory that it keeps for the next file; a frame of 1
 
 def serve(descriptor: int) -> None:
     """Runs what comes by the socket, one call after the other, until the other end is closed."""
-    with open(descriptor, "rb") as calls, open(descriptor, "wb", buffering=0, closefd=False) as replies:
+    with open(descriptor, "rb") as calls, open(descriptor, "wb", closefd=False) as replies:
         while head := calls.read(HEAD.size):
             reply = _reply(calls, *HEAD.unpack(head))
-            replies.write(HEAD.pack(len(reply)) + reply)
+            replies.write(HEAD.pack(len(reply)))
+            replies.write(reply)
+            replies.flush()
 
 
 def _reply(calls: BufferedReader, size: int) -> bytes:
