@@ -1,7 +1,6 @@
 """Which image files are accepted. The gateway says so, and the processes that decode see to it.
 
-Neither Pillow nor dataclasses are imported here: the gateway needs the one for nothing, and its decoders the
-other, which would take a megabyte of each.
+Without Pillow, which the gateway does not need, and dataclasses, which would take a megabyte of each decoder.
 """
 
 from __future__ import annotations

@@ -10,9 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from mcjepa_server import formats
-from mcjepa_server.accepted import PixelBudget
 from mcjepa_server.body import MULTIPART, Form, body_type, read_form
-from mcjepa_server.clips import decode_clip
 from mcjepa_server.errors import InvalidInput, NotAcceptable
 from mcjepa_server.flowcodec import FlowType
 from mcjepa_server.jobs import Ticket, run_job
@@ -25,6 +23,7 @@ from mcjepa_server.routes.common import (
     INFERENCE,
     INFERENCE_ERRORS,
     ServiceDep,
+    frames_in_turn,
     header_docs,
     multipart_schema,
 )
@@ -90,20 +89,13 @@ async def post_analyze(
     files = pick_frames(
         await read_form(request, service.settings, service.bodies), service.settings.max_frames
     )
-    budget = PixelBudget(service.settings.max_image_pixels, service.settings.max_request_pixels)
     options = FlowOptions(query.direction == "both", query.occlusion, embed=True)
 
     async def job(ticket: Ticket) -> Response:
-        await ticket.turn_to_decode()
-        with ticket.timings.stage("decode"):
-            plan = pipeline.planner(query.max_side)
-            clip, geometry = await decode_clip(files, budget, plan, service.decoders)
-        files.clear()  # of a request that is decoded, only the pixels are kept
-        ticket.charge(pipeline.flow_work(clip.shape[1], geometry, options))
-        service.metrics.observe_padding(geometry, service.settings.shape_buckets)
+        clip, geometry = await frames_in_turn(files, ticket, pipeline, query.max_side, options)
         meta = describe(clip.shape[1], geometry, service.contract, query.direction, query.occlusion)
         result = await pipeline.flow(clip, geometry, options, ticket.slot)
-        del clip  # nor while a reply is made and sent
+        del clip  # not kept while the reply is made and sent
         with ticket.timings.stage("encode"):
             body = await run_sync(encode_analysis, result, offer, query.dtype, meta)
         return flow_reply((body,), offer, "analysis", meta, ticket.timings)
