@@ -54,6 +54,7 @@ def test_valid_requests(api, corpus, path, method):
     def run(case, real):
         if real:
             case.body = with_images(case.body, corpus.file("PNG"))
+            case.headers.pop("X-Request-Timeout", None)  # most are over before an inference
         seen.add(case.call_and_validate(checks=CHECKS).status_code)
 
     run()

@@ -30,6 +30,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+#: Headers of an early reply, after which the rest of the body is not worth reading.
+CLOSE = {"Connection": "close"}
+
 
 class ApiError(Exception):
     """Root of every error that becomes a reply. The caller reads ``message``: no internals in it."""

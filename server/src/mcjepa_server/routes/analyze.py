@@ -10,9 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from mcjepa_server import formats
-from mcjepa_server.body import MULTIPART, Form, body_type, read_form
+from mcjepa_server.body import MULTIPART, body_type, read_form
 from mcjepa_server.errors import InvalidInput, NotAcceptable
 from mcjepa_server.flowcodec import FlowType
+from mcjepa_server.forms import Form
 from mcjepa_server.jobs import Ticket, run_job
 from mcjepa_server.negotiate import choose_format
 from mcjepa_server.pipeline import FlowOptions
@@ -20,15 +21,15 @@ from mcjepa_server.problems import documented
 from mcjepa_server.replies import CLIP_HEADERS, describe, encode_analysis, flow_reply
 from mcjepa_server.routes.common import (
     FILE,
-    INFERENCE,
     INFERENCE_ERRORS,
-    ServiceDep,
+    begin,
     frames_in_turn,
     header_docs,
+    inference_docs,
     multipart_schema,
 )
 
-router = APIRouter(tags=["inference"], dependencies=INFERENCE)
+router = APIRouter(tags=["inference"])
 
 
 class AnalyzeQuery(BaseModel):
@@ -66,21 +67,17 @@ def _ok_response() -> dict[str, Any]:
     summary="Flow and embeddings of N frames",
     response_class=Response,
     responses={200: _ok_response(), **documented(NotAcceptable, *INFERENCE_ERRORS)},
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": multipart_schema({"frames": {"type": "array", "items": FILE}}, required=["frames"]),
-        }
-    },
+    openapi_extra=inference_docs(
+        multipart_schema({"frames": {"type": "array", "items": FILE}}, required=["frames"])
+    ),
 )
 async def post_analyze(
     request: Request,
-    service: ServiceDep,
     query: Annotated[AnalyzeQuery, Query()],
     accept: Annotated[str | None, Header()] = None,
 ) -> Response:
     """Send two or more images of one size as multipart parts that are all named `frames`, in order."""
-    pipeline = service.require_ready()
+    service, pipeline = begin(request)
     offer = choose_format(query.format, accept, formats.ANALYZE)
     if query.dtype == "float16" and offer not in formats.HALF:
         raise InvalidInput(f"dtype=float16 needs format npz, not {offer.name}", param="dtype")

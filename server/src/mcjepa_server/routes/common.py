@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Annotated, Any
 
-from fastapi import Depends, Header, Request
+from fastapi import Depends, Request
 
 from mcjepa_server.accepted import PixelBudget
 from mcjepa_server.clips import decode_clip
@@ -30,6 +31,8 @@ from mcjepa_server.geometry import Geometry
 from mcjepa_server.jobs import Ticket
 from mcjepa_server.pipeline import FlowOptions, Pipeline
 from mcjepa_server.service import Service
+
+TIMEOUT = "X-Request-Timeout"  # of a request, s
 
 #: What any inference path can answer with.
 INFERENCE_ERRORS: tuple[type[ApiError], ...] = (
@@ -57,26 +60,29 @@ async def get_service(request: Request) -> Service:
 ServiceDep = Annotated[Service, Depends(get_service)]
 
 
-async def note_timeout(
-    request: Request,
-    timeout: Annotated[
-        float | None,
-        Header(
-            alias="X-Request-Timeout",
-            gt=0,
-            allow_inf_nan=False,
-            description="Seconds from the request to the reply, else 504; the server's limit still holds.",
-        ),
-    ] = None,
-) -> None:
-    """Notes when the caller stops waiting."""
-    if timeout is not None:
-        request.state.timeout = timeout
-        request.state.expires = request.state.started + timeout
+def begin(request: Request) -> tuple[Service, Pipeline]:
+    """What every inference begins with. Raises NotReady, or InvalidInput for X-Request-Timeout.
+
+    As dependencies of FastAPI's these would take as long as all else that it does for a small request.
+    """
+    service: Service = request.app.state.service
+    text = request.headers.get(TIMEOUT)
+    if text is not None:
+        seconds = _positive(text)
+        request.state.timeout = seconds
+        request.state.expires = request.state.started + seconds
+    return service, service.require_ready()
 
 
-#: What every inference route depends on.
-INFERENCE: list[Any] = [Depends(note_timeout)]
+def _positive(text: str) -> float:
+    """Seconds that a caller waits."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise InvalidInput(f"{TIMEOUT} is {text[:100]!r}; send seconds, above 0", param=TIMEOUT)
+    return seconds
 
 
 async def frames_in_turn(
@@ -99,6 +105,18 @@ async def frames_in_turn(
     ticket.charge(pipeline.flow_work(clip.shape[1], geometry, options))
     service.metrics.observe_padding(geometry, service.settings.shape_buckets)
     return clip, geometry
+
+
+def inference_docs(content: dict[str, Any]) -> dict[str, Any]:
+    """What FastAPI cannot see in a route that reads body and deadline by itself, for OpenAPI."""
+    timeout = {
+        "name": TIMEOUT,
+        "in": "header",
+        "required": False,
+        "schema": {"type": "number", "exclusiveMinimum": 0},
+        "description": "Seconds from the request to the reply, else 504; the server's limit still holds.",
+    }
+    return {"requestBody": {"required": True, "content": content}, "parameters": [timeout]}
 
 
 def multipart_schema(properties: dict[str, Any], required: Iterable[str]) -> dict[str, Any]:

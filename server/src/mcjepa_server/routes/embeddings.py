@@ -23,33 +23,30 @@ from mcjepa_server.problems import documented, validation_message
 from mcjepa_server.replies import HEADERS
 from mcjepa_server.routes.common import (
     FILE,
-    INFERENCE,
     INFERENCE_ERRORS,
-    ServiceDep,
+    begin,
     header_docs,
+    inference_docs,
     multipart_schema,
 )
 from mcjepa_server.schemas import EmbeddingRequest, EmbeddingResponse
 from mcjepa_server.service import Service
 from mcjepa_server.squares import Named, squares
 
-router = APIRouter(tags=["inference"], dependencies=INFERENCE)
+router = APIRouter(tags=["inference"])
 FIELDS = ("model", "encoding_format", "dimensions")
 
-_REQUEST_BODY = {
-    "required": True,
-    "content": {
-        JSON: {"schema": {"$ref": "#/components/schemas/EmbeddingRequest"}},
-        **multipart_schema(
-            {
-                "images": {"type": "array", "items": FILE},
-                "model": {"type": "string"},
-                "encoding_format": {"type": "string", "enum": ["float", "base64"]},
-                "dimensions": {"type": "integer"},
-            },
-            required=["images"],
-        ),
-    },
+_CONTENT = {
+    JSON: {"schema": {"$ref": "#/components/schemas/EmbeddingRequest"}},
+    **multipart_schema(
+        {
+            "images": {"type": "array", "items": FILE},
+            "model": {"type": "string"},
+            "encoding_format": {"type": "string", "enum": ["float", "base64"]},
+            "dimensions": {"type": "integer"},
+        },
+        required=["images"],
+    ),
 }
 
 
@@ -61,11 +58,11 @@ _REQUEST_BODY = {
         200: {"headers": header_docs(HEADERS)},
         **documented(UnknownModel, *INFERENCE_ERRORS),
     },
-    openapi_extra={"requestBody": _REQUEST_BODY},
+    openapi_extra=inference_docs(_CONTENT),
 )
-async def post_embeddings(request: Request, service: ServiceDep) -> Response:
+async def post_embeddings(request: Request) -> Response:
     """Embeddings of unit length. JSON as for OpenAI's endpoint, or multipart with parts named `images`."""
-    pipeline = service.require_ready()
+    service, pipeline = begin(request)
     kind = body_type(request, JSON, MULTIPART)
     service.admission.check(request.state.api_key)
     wanted, files = await (_read_json if kind == JSON else _read_multipart)(request, service)

@@ -11,9 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from mcjepa_server import formats
-from mcjepa_server.body import MULTIPART, Form, body_type, read_form
+from mcjepa_server.body import MULTIPART, body_type, read_form
 from mcjepa_server.errors import InvalidInput, NotAcceptable
 from mcjepa_server.flowcodec import FlowType
+from mcjepa_server.forms import Form
 from mcjepa_server.jobs import Ticket, run_job
 from mcjepa_server.negotiate import Offer, choose_format
 from mcjepa_server.pipeline import FlowOptions
@@ -21,15 +22,15 @@ from mcjepa_server.problems import documented
 from mcjepa_server.replies import FLOW_HEADERS, describe, encode_flow, flow_reply
 from mcjepa_server.routes.common import (
     FILE,
-    INFERENCE,
     INFERENCE_ERRORS,
-    ServiceDep,
+    begin,
     frames_in_turn,
     header_docs,
+    inference_docs,
     multipart_schema,
 )
 
-router = APIRouter(tags=["inference"], dependencies=INFERENCE)
+router = APIRouter(tags=["inference"])
 FRAMES = ("frame1", "frame2")
 
 
@@ -84,21 +85,15 @@ def _ok_response() -> dict[str, Any]:
     summary="Optical flow between two frames",
     response_class=Response,
     responses={200: _ok_response(), **documented(NotAcceptable, *INFERENCE_ERRORS)},
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": multipart_schema(dict.fromkeys(FRAMES, FILE), required=FRAMES),
-        }
-    },
+    openapi_extra=inference_docs(multipart_schema(dict.fromkeys(FRAMES, FILE), required=FRAMES)),
 )
 async def post_flow(
     request: Request,
-    service: ServiceDep,
     query: Annotated[FlowQuery, Query()],
     accept: Annotated[str | None, Header()] = None,
 ) -> Response:
     """Send two images of one size as the multipart parts `frame1` and `frame2`."""
-    pipeline = service.require_ready()
+    service, pipeline = begin(request)
     offer = choose_offer(query, accept)
     body_type(request, MULTIPART)
     service.admission.check(request.state.api_key)

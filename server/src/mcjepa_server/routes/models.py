@@ -8,9 +8,9 @@ from fastapi import APIRouter
 
 from mcjepa_server import confined, decoders, formats
 from mcjepa_server.accepted import FORMATS, MIN_SIDE
-from mcjepa_server.body import MAX_PART_HEADER_BYTES, MAX_PART_HEADERS
 from mcjepa_server.contract import CONTRACT_VERSION, EMBED, FLOW, FLOW_BIDIRECTIONAL, Contract
 from mcjepa_server.errors import NotReady, Unauthorized, UnknownModel
+from mcjepa_server.forms import MAX_PART_HEADER_BYTES, MAX_PART_HEADERS
 from mcjepa_server.problems import documented
 from mcjepa_server.routes.common import ServiceDep
 from mcjepa_server.schemas import Formats, Info, Limits, Model, ModelInfo, ModelList
