@@ -8,7 +8,10 @@ import pytest
 from mcjepa_server import Settings, create_app
 from mcjepa_server.admission import Admission, Work
 from mcjepa_server.engines.fake import FakeEngine
-from mcjepa_server.errors import EngineError, Overloaded, RateLimited
+from mcjepa_server.errors import ClientClosedRequest, EngineError, Overloaded, RateLimited
+from mcjepa_server.jobs import run_job
+from mcjepa_server.service import Service
+from starlette.requests import Request
 
 
 @asynccontextmanager
@@ -347,6 +350,40 @@ def test_a_caller_that_goes_away_frees_its_place(pair):
             return status, service.admission.inside
 
     assert asyncio.run(scenario()) == (499, 0)
+
+
+def test_who_leaves_as_the_work_ends_has_the_result():
+    """Nobody is cancelled then who would no longer expect it, as while the reply is sent."""
+    gone = asyncio.Event()
+
+    async def receive():
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def job(ticket):
+        gone.set()
+        await asyncio.sleep(0)  # the server hears of it now, and would act next
+        return "done"
+
+    async def scenario():
+        request = Request({"type": "http", "state": {}}, receive)
+        found = await run_job(request, Service(Settings(), None), job)
+        await asyncio.sleep(0.01)
+        return found
+
+    assert asyncio.run(scenario()) == "done"
+
+
+def test_a_connection_that_breaks_is_a_caller_who_left():
+    async def receive():
+        raise ConnectionResetError
+
+    async def scenario():
+        request = Request({"type": "http", "state": {}}, receive)
+        await run_job(request, Service(Settings(), None), lambda ticket: asyncio.sleep(20))
+
+    with pytest.raises(ClientClosedRequest):
+        asyncio.run(scenario())
 
 
 async def leave_early(client, request, started):

@@ -159,7 +159,7 @@ class Admission:
     async def _wait(self, turns: asyncio.Semaphore, timings: Timings, place: Place | None) -> None:
         """Without a place, or once it was served, however long."""
         limit = None
-        if place is not None and not place.served:
+        if turns.locked() and place is not None and not place.served:
             limit = max(0.0, self._settings.max_queue_wait_s - timings.seconds.get("queue", 0.0))
         self.waiting += 1
         try:

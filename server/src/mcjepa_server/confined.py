@@ -19,8 +19,7 @@ def serve(descriptor: int) -> None:
     with open(descriptor, "rb") as calls, open(descriptor, "wb", closefd=False) as replies:
         while head := calls.read(HEAD.size):
             reply = _reply(calls, *HEAD.unpack(head))
-            replies.write(HEAD.pack(len(reply)))
-            replies.write(reply)
+            replies.write(HEAD.pack(len(reply)) + reply)  # at once: each piece would wake the server
             replies.flush()
 
 

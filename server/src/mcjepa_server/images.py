@@ -55,11 +55,13 @@ def open_image(data: bytes, param: str, budget: PixelBudget, enough: int | None 
     if not data:
         raise UndecodableImage(f"{param} is empty", param=param)
     try:
-        with _open(data, param, budget) as header:
-            budget.check(header.width, header.height, param)
-            _check_min_side(header, param)
-            header.verify()  # the checksums of a PNG, which decoding skips; leaves the image unusable
-        with _open(data, param, budget) as image:
+        image = _open(data, param, budget)
+        budget.check(image.width, image.height, param)
+        _check_min_side(image, param)
+        if image.format == "PNG":
+            image.verify()  # the checksums, which decoding skips; leaves the image unusable
+            image = _open(data, param, budget)
+        with image:
             if enough is not None:
                 image.draft(None, (enough, enough))  # nothing, but for a JPEG
             image.load()

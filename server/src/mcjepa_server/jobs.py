@@ -67,17 +67,29 @@ def _time_limit(request: Request, limit: float) -> tuple[float, str]:
 
 
 async def _unless_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    task = asyncio.ensure_future(work)
+    """The result of the work, out of which the current task is cancelled when the caller goes away."""
+    task = asyncio.current_task()
+    assert task is not None
+    is_gone = is_over = False
+
+    def leave(watcher: asyncio.Future[None]) -> None:
+        nonlocal is_gone
+        if not is_over and not watcher.cancelled():
+            watcher.exception()  # a connection that breaks is gone, too
+            is_gone = True
+            task.cancel()
+
     watcher = asyncio.ensure_future(_disconnect(request.receive))
+    watcher.add_done_callback(leave)
     try:
-        await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientClosedRequest("the client closed the connection")
-        return task.result()
+        return await work
+    except asyncio.CancelledError:
+        if not is_gone or task.uncancel():  # by somebody else, or by both
+            raise
+        raise ClientClosedRequest("the client closed the connection") from None
     finally:
-        for pending in (task, watcher):
-            pending.cancel()
-        await asyncio.gather(task, watcher, return_exceptions=True)
+        is_over = True
+        watcher.cancel()
 
 
 async def _disconnect(receive: Callable[[], Awaitable[Any]]) -> None:
