@@ -108,11 +108,13 @@ def test_local_correlation_equals_a_loop(generator, radius):
 @pytest.mark.parametrize(
     ("radius", "block", "size"), [(4, 2, (2, 4)), (4, 8, (8, 16)), (2, 8, (12, 8)), (4, 4, (4, 4))]
 )
-def test_correlation_is_exported_as_the_same_function(generator, monkeypatch, radius, block, size):
+def test_matching_is_exported_as_the_same_function(generator, monkeypatch, radius, block, size):
     f1, f2 = torch.randn(2, 3, 5, *size, generator=generator)
-    expected = ops.local_correlation(f1, f2, radius, block)
+    args = (f1, f2, radius, block, torch.tensor(2.0))
+    expected = ops.match(*args)
+    assert torch.equal(expected[0], ops.local_correlation(f1, f2, radius, block))
     monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
-    torch.testing.assert_close(ops.local_correlation(f1, f2, radius, block), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ops.match(*args), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("dx", "dy"), [(0, 0), (2, -1), (-2, 2), (1, 0), (0, 1)])
@@ -122,6 +124,15 @@ def test_the_correlation_of_a_shifted_frame_peaks_at_the_shift_that_its_channel_
     best = ops.local_correlation(f1, f2, 2).argmax(1)[0]
     found = ops.shift_vectors(2, f1)[best]  # (H, W, 2)
     assert torch.equal(found[2:-2, 2:-2], torch.tensor([float(dx), float(dy)]).expand(5, 7, 2))
+
+
+def test_features_have_length_1_or_none(generator):
+    feats = torch.randn(2, 5, 3, 4, generator=generator)
+    feats[1, :, 2, 3] = 0.0
+    torch.testing.assert_close(ops.normalise(feats), F.normalize(feats, dim=1))
+    grown = feats.clone().requires_grad_()
+    ops.normalise(grown).sum().backward()
+    assert grown.grad.isfinite().all()
 
 
 def test_bilinear_upsampling_doubles_the_values_of_a_constant_flow():

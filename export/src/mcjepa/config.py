@@ -89,6 +89,7 @@ class FlowConfig:
     match_dim: int = 32  # channels of the normalised matching features
     hidden_dim: int = 32  # channels handed from one level to the next
     radius: int = 4  # correlation radius, in pixels of the level
+    bottleneck: int = 48  # channels that a 1x1 convolution leaves of what the estimator takes
     widths: tuple[int, ...] = (64, 64, 48, 48)  # estimator shared by all levels
     temperature: float = 60.0  # initial, on cosine similarities
     max_flow: float = 512.0  # px at full resolution; flow is clipped here at every level

@@ -44,7 +44,7 @@ class Estimator(nn.Module):
         head = nn.Conv2d(hidden_dim, 2, 3, padding=1)
         nn.init.zeros_(head.weight)  # training starts from pure matching
         nn.init.zeros_(head.bias)  # type: ignore[arg-type]
-        self.head: nn.Module = head
+        self.head = head
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         hidden = self.body(x)
@@ -76,7 +76,7 @@ def context_dim(config: FlowConfig) -> int:
 
 
 def input_dim(config: FlowConfig) -> int:
-    """Channels that the estimator takes; convolutions are fastest with multiples of 16."""
+    """Channels that are squeezed for the estimator; convolutions are fastest with multiples of 16."""
     return _described_dim(config) + context_dim(config)
 
 
@@ -98,44 +98,28 @@ def standardise(one: Tensor, two: Tensor) -> tuple[Tensor, Tensor]:
     return one * scale, two * scale
 
 
-class Matched(nn.Module):
-    """What is matched of two projected maps: their first channels, standardised, at length 1."""
-
-    def __init__(self, match_dim: int) -> None:
-        super().__init__()
-        self.match_dim = match_dim
-
-    def forward(self, map1: Tensor, map2: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, `context_dim`, H, W) each -> (B, match_dim, H, W) each."""
-        one, two = standardise(map1[:, : self.match_dim], map2[:, : self.match_dim])
-        return ops.normalise(one), ops.normalise(two)
-
-
 class LevelMatcher(nn.Module):
     """Matching at one level: normalised features, correlation, expected displacement; in float32.
 
-    A level of a pyramid goes through `project`, of which `matched` takes one part and estimators `read` all.
+    A level of a pyramid goes through `project`, whose first channels are matched; estimators read them all.
     """
 
     def __init__(self, dim: int, config: FlowConfig, stride: int) -> None:
         super().__init__()
         self.radius = config.radius
         self.block = min(BLOCK, 64 // stride)  # H and W of the frames are multiples of 64
-        self.project: nn.Module = nn.Conv2d(dim, context_dim(config), 1)
-        self.matched: nn.Module = Matched(config.match_dim)
-        self.read: nn.Module = nn.Identity()
+        self.match_dim = config.match_dim
+        self.project = nn.Conv2d(dim, context_dim(config), 1)
         self.log_temperature = nn.Parameter(torch.tensor(math.log(config.temperature)))
 
     def forward(self, map1: Tensor, map2: Tensor, flow: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Projected features -> corr (B, (2r+1)^2, H, W), displacement (B, 2, H, W) px, peak (B, 1, H, W)."""
-        source, target = self.matched(map1, map2)
+        source, target = standardise(map1[:, : self.match_dim], map2[:, : self.match_dim])
         # detached: gradients reach the coarser flow by the sum alone, else they explode along the warps
         with torch.autocast(map1.device.type, enabled=False):  # bfloat16 is 0.015 px off at best
-            corr = ops.local_correlation(source, ops.warp(target, flow.detach()), self.radius, self.block)
-            displacement, peak = ops.soft_argmax(
-                corr, self.log_temperature.exp().clamp(max=MAX_TEMPERATURE), self.radius
-            )
-        return corr, displacement, peak
+            warped = ops.warp(ops.normalise(target), flow.detach())
+            temperature = self.log_temperature.exp().clamp(max=MAX_TEMPERATURE)
+            return ops.match(ops.normalise(source), warped, self.radius, self.block, temperature)
 
 
 class FlowHead(nn.Module):
@@ -150,7 +134,9 @@ class FlowHead(nn.Module):
         pairs = zip(encoder.widths[FINEST : COARSEST + 1], (8, 16, 32), strict=True)
         self.matchers = nn.ModuleList(LevelMatcher(width, config, stride) for width, stride in pairs)
         dilations = (1,) * (len(config.widths) + 1)
-        self.coarse = Estimator(input_dim(config), config.widths, config.hidden_dim, dilations)
+        # What the estimator is told says much twice: the correlations are 81 samples of a smooth surface.
+        self.squeeze = nn.Conv2d(input_dim(config), config.bottleneck, 1, bias=False)
+        self.coarse = Estimator(config.bottleneck, config.widths, config.hidden_dim, dilations)
         seen = MATCHED + min(READ, context_dim(config))
         self.surroundings = Surroundings(config.hidden_dim + seen, config.hidden_dim)
 
@@ -190,11 +176,10 @@ class FlowHead(nn.Module):
         limit = self.config.max_flow / 2 ** (level + 1)  # px of this level
         inside = ops.inside(flow)
         flow = (flow + displacement).clamp(-limit, limit)
-        read = matcher.read(map1)  # type: ignore[operator]
         match = torch.cat([flow / 8.0, displacement, peak, inside], dim=1)  # (B, MATCHED, H, W)
-        hidden, residual = self.coarse(torch.cat([corr, read, match, hidden], dim=1))
+        hidden, residual = self.coarse(self.squeeze(torch.cat([corr, map1, match, hidden], dim=1)))
         flow = flow + ops.at_least_float32(residual)
-        x = torch.cat([hidden, flow / 8.0, displacement, peak, inside, read[:, -READ:]], dim=1)
+        x = torch.cat([hidden, flow / 8.0, displacement, peak, inside, map1[:, -READ:]], dim=1)
         more, residual = self.surroundings(x)
         hidden, flow = hidden + more, flow + ops.at_least_float32(residual)
         return flow.clamp(-limit, limit), hidden

@@ -8,7 +8,7 @@ cost far more than their arithmetic. What is linear in it moves into the convolu
 - the scale of a residual, and the standard deviation of images, go into the convolution before and after it.
 
 What is left is a division by the deviation (`Scaled`). So the pyramids of a folded model are not those of the
-model: `MCJEPA.read` makes up for what is missing. What the flow head makes of them is in `folded_flow.py`.
+model: `MCJEPA.read` makes up for what is missing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 from mcjepa.model.encoder import ConvNeXtBlock, Encoder, LayerNorm2d
 from mcjepa.model.flow import COARSEST, FINEST, Estimator
-from mcjepa.model.folded_flow import FoldedDisplacement, fold_head
 from mcjepa.model.joint import MCJEPA, Normalisation
 
 
@@ -34,7 +33,6 @@ def folded(model: MCJEPA) -> MCJEPA:
     stem.weight.div_(model.normalise.std)
     model.read = Completed(model.encoder)
     _fold_levels(model)
-    fold_head(model.flow_head)
     _fold_children(model)
     return model
 
@@ -166,7 +164,6 @@ def _fold_estimator(estimator: Estimator) -> None:
     estimator.body = nn.Sequential(
         *(FoldedLayer(cast(nn.Conv2d, c), cast(LayerNorm2d, n), a) for c, n, a in layers)
     )
-    estimator.head = FoldedDisplacement(cast(nn.Conv2d, estimator.head))
 
 
 class FoldedLayer(nn.Module):
