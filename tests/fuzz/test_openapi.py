@@ -55,6 +55,8 @@ def test_valid_requests(api, corpus, path, method):
         if real:
             case.body = with_images(case.body, corpus.file("PNG"))
             case.headers.pop("X-Request-Timeout", None)  # most are over before an inference
+            if isinstance(case.body, dict):  # by the schema any name is a model, and most are not known
+                case.body = {k: v for k, v in case.body.items() if k not in ("model", "dimensions")}
         seen.add(case.call_and_validate(checks=CHECKS).status_code)
 
     run()

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 from mcjepa_server import Settings, create_app
 from mcjepa_server.engines.fake import FakeEngine
+from mcjepa_server.forms import Form, FormReader
 
 MULTIPART = {"content-type": "multipart/form-data; boundary=x"}
 HEAD = b'--x\r\nContent-Disposition: form-data; name="frame1"; filename="1"\r\n\r\n'
@@ -134,6 +135,19 @@ def test_headers_of_a_part_are_bounded(client, check_problem, header):
         client.post("/v1/flow", content=body, headers=MULTIPART), 400, "malformed_request"
     )
     assert "8 headers (max_part_headers) of 4224 bytes each (max_part_header_bytes)" in problem["detail"]
+
+
+@pytest.mark.parametrize("size", [1, 7, 10**6])
+def test_a_form_is_the_same_however_its_bytes_arrive(size):
+    body = (
+        b'--x\r\ncontent-disposition: form-data; name="frame1"; filename="a.png"\r\n'
+        b"Content-Type: image/png\r\n\r\none\r\n--\r\n-x\r\n"
+        b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\nn\xc3\xa4no\r\n--x--\r\n'
+    )
+    reader = FormReader("multipart/form-data; boundary=x", max_parts=2)
+    for start in range(0, len(body), size):
+        reader.feed(body[start : start + size])
+    assert reader.form() == Form([("frame1", b"one\r\n--\r\n-x")], {"model": "n\u00e4no"})
 
 
 def test_a_client_that_goes_away_while_sending():

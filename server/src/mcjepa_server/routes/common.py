@@ -63,7 +63,7 @@ ServiceDep = Annotated[Service, Depends(get_service)]
 def begin(request: Request) -> tuple[Service, Pipeline]:
     """What every inference begins with. Raises NotReady, or InvalidInput for X-Request-Timeout.
 
-    As dependencies of FastAPI's these would take as long as all else that it does for a small request.
+    As dependencies of FastAPI's these took 8 % of the event loop's time for a small request.
     """
     service: Service = request.app.state.service
     text = request.headers.get(TIMEOUT)
