@@ -115,7 +115,8 @@ class OnnxRuntimeEngine:
                 steps["forth", index] = Step(match, (before, frame), alone)
             if index and backward:
                 steps["back", index] = Step(match, (frame, before), alone)
-        found = await run_steps(steps, self._pool, self._free_lanes)
+        in_order = dict(sorted(steps.items(), key=_place_in_clip))
+        found = await run_steps(in_order, self._pool, self._free_lanes)
         return _of_kind("forth", found), _of_kind("back", found), [embeddings[i] for i in sorted(embeddings)]
 
     def _free_lanes(self) -> int:
@@ -134,6 +135,15 @@ class OnnxRuntimeEngine:
         finally:
             options.terminate = True
             self._callers -= 1
+
+
+def _place_in_clip(step: tuple[Key, Step]) -> float:
+    """Frames go one ahead: before the flow to the frame before them.
+
+    Just in time, they leave the longest runs, flows, for the end, where one lane then waits for the other.
+    """
+    (kind, index), _ = step
+    return index if kind == "frame" else index + 1.5
 
 
 def _of_kind(kind: str, found: Mapping[Key, FloatArray]) -> list[FloatArray]:
