@@ -7,7 +7,7 @@ import pickle
 import struct
 from io import BufferedReader
 
-from mcjepa_server.handover import hand_over
+from mcjepa_server.handover import goes_by_file, hand_over
 
 HEAD = struct.Struct("<Q")  # before each message: its bytes
 MEMORY_BYTES = 2**32  # of address space of one process: the largest image, thrice, and the libraries
@@ -28,7 +28,8 @@ def _reply(calls: BufferedReader, size: int) -> bytes:
     try:
         function, args, path = pickle.loads(calls.read(size))
         result = function(*args)
-        os.truncate(path, 0)
+        if goes_by_file(result):
+            os.truncate(path, 0)
         return pickle.dumps((hand_over(result, path), None), pickle.HIGHEST_PROTOCOL)
     except BaseException as error:
         return pickle.dumps((None, error), pickle.HIGHEST_PROTOCOL)

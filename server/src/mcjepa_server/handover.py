@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 INLINE_BYTES = 56 * 1024  # by the socket, at once: sooner sent than a file is opened
 
@@ -15,27 +15,34 @@ class SharedFile:
 
     def __init__(self) -> None:
         if hasattr(os, "memfd_create"):  # Linux: needs no file system, leaves nothing behind
-            descriptor = os.memfd_create("mcjepa")
-            self.path = f"/proc/{os.getpid()}/fd/{descriptor}"
-            weakref.finalize(self, os.close, descriptor)
+            self._descriptor = os.memfd_create("mcjepa")
+            self.path = f"/proc/{os.getpid()}/fd/{self._descriptor}"
         else:
             import tempfile  # not in every process that decodes
 
-            descriptor, self.path = tempfile.mkstemp()
-            os.close(descriptor)
+            self._descriptor, self.path = tempfile.mkstemp()
             weakref.finalize(self, os.unlink, self.path)
+        weakref.finalize(self, os.close, self._descriptor)
 
     def clear(self) -> None:
-        os.truncate(self.path, 0)
+        if os.fstat(self._descriptor).st_size:  # sooner asked than done
+            os.ftruncate(self._descriptor, 0)
 
 
 def hand_over(values: object, path: str) -> object:
     """The same value; pickled, large bytes that it is, or that are in the tuple, go by the file."""
-    if type(values) is tuple:
+    if not goes_by_file(values):
+        return values
+    if isinstance(values, tuple):
         return tuple(hand_over(value, path) for value in values)
-    if isinstance(values, bytes) and len(values) > INLINE_BYTES:
-        return _Handed(values, path)
-    return values
+    return _Handed(cast(bytes, values), path)
+
+
+def goes_by_file(values: object) -> bool:
+    """Whether it is, or the tuple has in it, bytes too large for the socket."""
+    if type(values) is tuple:
+        return any(map(goes_by_file, values))
+    return isinstance(values, bytes) and len(values) > INLINE_BYTES
 
 
 class _Handed:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import re
 import time
-import uuid
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -94,7 +94,9 @@ class RequestContext:
 def _identity(headers: Headers) -> dict[str, str]:
     """The caller's request id, or a new one, and its trace context if it has one."""
     wanted = headers.get("x-request-id", "")
-    identity = {"X-Request-ID": wanted if _REQUEST_ID.fullmatch(wanted) else uuid.uuid4().hex}
+    identity = {
+        "X-Request-ID": wanted if _REQUEST_ID.fullmatch(wanted) else f"{random.getrandbits(128):032x}"
+    }
     return identity | {k: v for k, v in _trace_context(headers).items() if k == "traceparent"}
 
 

@@ -111,19 +111,19 @@ class Pipeline:
             parts.append(output)
         return parts
 
-    async def embed(self, images: Sequence[Uint8Array], slot: Slot) -> FloatArray:
-        """Embeddings (N, D) of unit length of squares (S, S, 3), S being the contract's."""
+    async def embed(self, images: Uint8Array, slot: Slot) -> FloatArray:
+        """Embeddings (N, D) of unit length of squares (N, S, S, 3), S being the contract's."""
         size = self._engine.contract.max_batch_size
         parts = []
         for start in range(0, len(images), size):
-            batch = np.stack(images[start : start + size])
+            batch = images[start : start + size]
             async with slot(self.embed_work(len(batch))):
                 output = await self._engine.infer_embed(batch)
                 check_output(
                     "embedding", output.embedding, (len(batch), self._engine.contract.embedding_size)
                 )
             parts.append(output.embedding)
-        return normalise(np.concatenate(parts))
+        return normalise(_join(parts))
 
 
 def check_flow(output: FlowOutput, clip: tuple[int, ...], embedding_size: int, options: FlowOptions) -> None:

@@ -176,7 +176,7 @@ class Service:
         for options in (FlowOptions(), FlowOptions(backward=True, embed=True)):
             await pipeline.flow(clip, geometry, options, partial(self.slot, timings))
         side = engine.contract.embed_image_size
-        await pipeline.embed([rng.integers(0, 256, (side, side, 3), np.uint8)], partial(self.slot, timings))
+        await pipeline.embed(rng.integers(0, 256, (1, side, side, 3), np.uint8), partial(self.slot, timings))
 
     def _report_build(self, engine: Engine) -> None:
         contract = engine.contract

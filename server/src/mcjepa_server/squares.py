@@ -24,20 +24,17 @@ FEWEST_A_CALL, MOST_A_CALL, BYTES_A_CALL = 2, 16, 2**18
 Named = tuple[str, bytes | str]  # an image file, or base64 of one
 
 
-async def squares(
-    images: Sequence[Named], max_pixels: int, side: int, decoders: Decoders
-) -> list[Uint8Array]:
-    """Named images to squares (side, side, 3), in order.
+async def squares(images: Sequence[Named], max_pixels: int, side: int, decoders: Decoders) -> Uint8Array:
+    """Named images to squares (N, side, side, 3), in order.
 
     Each is shrunk where it is decoded: a full-size image is held only while its turn lasts. Raises
     UndecodableImage, ImageTooLarge or InvalidInput, which name an image that is not accepted.
     """
     calls = [partial(_decode, group, max_pixels, side, decoders) for group in _groups(images)]
-    found: list[Uint8Array] = []
+    if len(calls) == 1:
+        return await calls[0]()
     async with aclosing(in_order(calls, FILES_AT_ONCE)) as parts:
-        async for part in parts:
-            found += part
-    return found
+        return np.concatenate([part async for part in parts])
 
 
 def _groups(images: Sequence[Named]) -> Iterator[Sequence[Named]]:
@@ -53,9 +50,7 @@ def _groups(images: Sequence[Named]) -> Iterator[Sequence[Named]]:
     yield images[start:]
 
 
-async def _decode(
-    group: Sequence[Named], max_pixels: int, side: int, decoders: Decoders
-) -> Sequence[Uint8Array]:
+async def _decode(group: Sequence[Named], max_pixels: int, side: int, decoders: Decoders) -> Uint8Array:
     names = tuple(name for name, _ in group)
     texts = any(isinstance(data, str) for _, data in group)
     files = await run_sync(_files, group) if texts else _files(group)
@@ -67,8 +62,8 @@ async def _decode(
             raise
         # of a process that broke down nobody knows on which file: one by one, each has its own error
         parts = [await _decode([one], max_pixels, side, decoders) for one in zip(names, files, strict=True)]
-        return [square for part in parts for square in part]
-    return list(np.frombuffer(pixels, np.uint8).reshape(-1, side, side, 3))
+        return np.concatenate(parts)
+    return np.frombuffer(pixels, np.uint8).reshape(-1, side, side, 3)
 
 
 def _files(group: Sequence[Named]) -> tuple[bytes, ...]:

@@ -59,8 +59,8 @@ class Worker:
 
     @property
     def is_ready(self) -> bool:
-        """Whether it can take a call: it lives, and has answered the last one."""
-        return not self._is_busy and self._process.poll() is None
+        """Whether it can take a call: it has answered the last one, and has not ended, as far as is known."""
+        return not self._is_busy and not self._reader.at_eof()
 
     async def call(self, function: Callable[..., T], *args: object) -> T:
         """The function's result, or its error. Raises BrokenWorker if the process ends.
