@@ -173,7 +173,8 @@ class Spy:
     def _noting(self, session):
         threads = session.get_session_options().intra_op_num_threads
 
-        def noting(run, outputs, *arguments):
+        def noting(run, wanted, *arguments):  # names of outputs, or bound inputs and outputs
+            outputs = wanted if isinstance(wanted, list) else [o.name for o in session.get_outputs()]
             with self._lock:
                 self._now += 1
                 self.runs.append((outputs[-1], threads))
@@ -182,13 +183,14 @@ class Spy:
                 if self.meeting is not None:
                     self.meeting.wait()
                 time.sleep(self.delay_s)
-                return run(outputs, *arguments)
+                return run(wanted, *arguments)
             finally:
                 with self._lock:
                     self._now -= 1
 
-        names = ("run", "run_with_ort_values")
-        return SimpleNamespace(**{name: partial(noting, getattr(session, name)) for name in names})
+        names = ("run", "run_with_ort_values", "run_with_iobinding")
+        runs = {name: partial(noting, getattr(session, name)) for name in names}
+        return SimpleNamespace(io_binding=session.io_binding, **runs)
 
 
 @pytest.fixture

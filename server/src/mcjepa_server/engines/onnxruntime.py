@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
@@ -58,11 +58,16 @@ class OnnxRuntimeEngine:
         return self._contract
 
     async def infer_flow(self, frames: Uint8Array, backward: bool, embed: bool = True) -> FlowOutput:
+        b, n, h, w, _ = frames.shape
+        forth = np.empty((b, n - 1, 2, h, w), np.float32)
+        back = np.empty_like(forth) if backward else None
+        embeddings = np.empty((b, n, self._contract.embedding_size), np.float32) if embed else None
+        output = FlowOutput(forth, back, embeddings)
         async with self._call(FLOW) as options:
-            outputs = [await self._clip(clip, backward, embed, options) for clip in frames]
-        forth, back, embeddings = (_stack(parts) for parts in zip(*outputs, strict=True))
-        assert forth is not None, "a clip has a flow"
-        return FlowOutput(forth, back, embeddings)
+            for index in range(b):
+                steps = self._steps(frames[index], output, index, options)
+                await run_steps(steps, self._pool, self._free_lanes)
+        return output
 
     async def infer_embed(self, images: Uint8Array) -> EmbedOutput:
         async with self._call(EMBED) as options:
@@ -72,7 +77,7 @@ class OnnxRuntimeEngine:
             parts = np.array_split(images, min(self._free_lanes(), len(images)))
             steps = {("embedding", index): Step(partial(embed, part)) for index, part in enumerate(parts)}
             found = await run_steps(steps, self._pool, self._free_lanes)
-        return EmbedOutput(_join(list(found.values())))
+        return EmbedOutput(np.concatenate(list(found.values())))
 
     async def ready(self) -> bool:
         return True
@@ -91,35 +96,34 @@ class OnnxRuntimeEngine:
     async def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    async def _clip(
-        self, clip: Uint8Array, backward: bool, embed: bool, options: ort.RunOptions
-    ) -> tuple[list[FloatArray], list[FloatArray], list[FloatArray]]:
-        """(N, H, W, 3) to N - 1 flows (1, 2, H, W), as many back or none, N embeddings (1, D) or none.
+    def _steps(
+        self, frames: Uint8Array, output: FlowOutput, clip: int, options: ort.RunOptions
+    ) -> dict[Key, Step]:
+        """Of the frames (N, H, W, 3) of a clip, each into its place of what there is of the output.
 
         Each frame is encoded once, and kept for no longer than a flow needs it.
         """
         sessions = self._sessions
-        match = partial(sessions.match_frames, options)
-        alone = partial(match, alone=True)
-        embeddings: dict[int, FloatArray] = {}
 
         def encode(index: int) -> Encoded:
-            encoded = sessions.encode_frame(options, clip[index : index + 1])
-            if embed:
-                embeddings[index] = sessions.embed_frame(options, encoded)
+            encoded = sessions.encode_frame(options, frames[index : index + 1])
+            if output.embedding is not None:
+                output.embedding[clip, index] = sessions.embed_frame(options, encoded)[0]
             return encoded
 
+        def match(flows: FloatArray, index: int, needs: tuple[Key, Key]) -> Step:
+            run = partial(sessions.match_frames, options, flows[clip, index : index + 1])
+            return Step(run, needs, partial(run, alone=True))
+
         steps: dict[Key, Step] = {}
-        for index in range(len(clip)):
-            frame, before = ("frame", index), ("frame", index - 1)
+        for index in range(len(frames)):
+            frame, after = ("frame", index), ("frame", index + 1)
             steps[frame] = Step(partial(encode, index))
-            if index:
-                steps["forth", index] = Step(match, (before, frame), alone)
-            if index and backward:
-                steps["back", index] = Step(match, (frame, before), alone)
-        in_order = dict(sorted(steps.items(), key=_place_in_clip))
-        found = await run_steps(in_order, self._pool, self._free_lanes)
-        return _of_kind("forth", found), _of_kind("back", found), [embeddings[i] for i in sorted(embeddings)]
+            if index < len(frames) - 1:
+                steps["forth", index] = match(output.flow, index, (frame, after))
+                if output.flow_backward is not None:
+                    steps["back", index] = match(output.flow_backward, index, (after, frame))
+        return dict(sorted(steps.items(), key=_place_in_clip))
 
     async def _run(self, function: Callable[..., FloatArray], *args: object) -> FloatArray:
         """What blocks, in the pool."""
@@ -144,23 +148,9 @@ class OnnxRuntimeEngine:
 
 
 def _place_in_clip(step: tuple[Key, Step]) -> float:
-    """Frames go one ahead: before the flow to the frame before them.
+    """Frames go one ahead: before the flow between the two frames before them.
 
     Just in time, they leave the longest runs, flows, for the end, where one lane then waits for the other.
     """
     (kind, index), _ = step
-    return index if kind == "frame" else index + 1.5
-
-
-def _of_kind(kind: str, found: Mapping[Key, FloatArray]) -> list[FloatArray]:
-    return [result for (name, _), result in found.items() if name == kind]
-
-
-def _join(parts: Sequence[FloatArray]) -> FloatArray:
-    """Along the first axis; the only one as it is."""
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-
-def _stack(clips: Sequence[Sequence[FloatArray]]) -> FloatArray | None:
-    """Parts of each clip, one after the other, and the clips along a new first axis; None without parts."""
-    return _join([_join(parts)[None] for parts in clips]) if clips[0] else None
+    return index if kind == "frame" else index + 2.5

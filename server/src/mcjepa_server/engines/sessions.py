@@ -76,13 +76,15 @@ class Sessions:
         return Encoded(maps, small)
 
     def match_frames(
-        self, options: ort.RunOptions, one: Encoded, two: Encoded, alone: bool = False
-    ) -> FloatArray:
-        """(1, 2, H, W) px, from one to two; with all threads where nothing else runs."""
+        self, options: ort.RunOptions, flow: FloatArray, one: Encoded, two: Encoded, alone: bool = False
+    ) -> None:
+        """Into `flow` (1, 2, H, W) px, from one to two; with all threads where nothing else runs."""
         session = self.match_alone if alone else self.match
-        feeds = dict(zip((*STARTS, *ENDS), (*one.maps, *two.maps), strict=True))
-        flow: FloatArray = session.run_with_ort_values(["flow"], feeds, options)[0].numpy()
-        return flow
+        binding = session.io_binding()
+        for name, value in zip((*STARTS, *ENDS), (*one.maps, *two.maps), strict=True):
+            binding.bind_ortvalue_input(name, value)
+        binding.bind_ortvalue_output("flow", ort.OrtValue.ortvalue_from_numpy(flow))  # the very memory
+        session.run_with_iobinding(binding, options)
 
     def embed_frame(self, options: ort.RunOptions, frame: Encoded) -> FloatArray:
         """(1, D)."""
