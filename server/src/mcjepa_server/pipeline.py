@@ -120,11 +120,9 @@ class Pipeline:
             batch = images[start : start + size]
             async with slot(self.embed_work(len(batch))):
                 output = await self._engine.infer_embed(batch)
-                check_output(
-                    "embedding", output.embedding, (len(batch), self._engine.contract.embedding_size)
-                )
-            parts.append(output.embedding)
-        return normalise(_join(parts))
+                check_shape("embedding", output.embedding, (len(batch), self._engine.contract.embedding_size))
+                parts.append(normalise(output.embedding))
+        return _join(parts)
 
 
 def check_flow(output: FlowOutput, clip: tuple[int, ...], embedding_size: int, options: FlowOptions) -> None:
@@ -137,20 +135,27 @@ def check_flow(output: FlowOutput, clip: tuple[int, ...], embedding_size: int, o
         check_output("flow_backward", output.flow_backward, (b, n - 1, 2, h, w))
 
 
-def check_output(name: str, array: FloatArray | None, shape: tuple[int, ...]) -> None:
+def check_shape(name: str, array: FloatArray | None, shape: tuple[int, ...]) -> FloatArray:
+    """The array. Raises EngineError if there is none, or of another shape or type."""
     if array is None or array.shape != shape or array.dtype != np.float32:
         found = "nothing" if array is None else f"{array.dtype} {array.shape}"
         raise EngineError(f"the engine answered {name} with {found}, expected float32 {shape}")
+    return array
+
+
+def check_output(name: str, answered: FloatArray | None, shape: tuple[int, ...]) -> None:
+    """Raises EngineError unless it is there in this shape, and its numbers can be sent."""
+    array = check_shape(name, answered, shape)
     if not (array.min() >= -MAX_FLOW and array.max() <= MAX_FLOW):  # NaN compares as false
         raise EngineError(f"the engine answered {name} with numbers that are not finite or beyond any use")
 
 
 def normalise(embeddings: FloatArray) -> FloatArray:
     """Rows (N, D) to unit length. Raises EngineError for a row without a direction."""
-    norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    if not (np.isfinite(norms) & (norms > 0)).all():
-        raise EngineError("the engine answered an embedding of length zero")
-    unit: FloatArray = (embeddings / norms).astype(np.float32)
+    lengths = np.sqrt(np.einsum("nd,nd->n", embeddings, embeddings))[:, None]
+    if not (lengths.min() > 0 and lengths.max() < np.inf):  # NaN compares as false
+        raise EngineError("the engine answered an embedding whose length is zero or not finite")
+    unit: FloatArray = embeddings / lengths
     return unit
 
 
