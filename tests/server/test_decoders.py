@@ -1,10 +1,12 @@
 """Decoding in processes of its own: what a crash, a hang or an error in there does to everybody else."""
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from functools import partial
 
 import numpy as np
@@ -177,6 +179,17 @@ def test_results_and_arguments_of_any_size_cross():
             data = os.urandom(size)
             assert await pool.run(bytes, data, param="x") == data
             assert await pool.run(bytes.hex, data[: 10**6], param="x") == data[: 10**6].hex()
+
+    work(job)
+
+
+def test_no_bytes_stay_in_the_shared_file():
+    async def job(pool):
+        for function in (bytes, len, json.loads):  # large there and back, there alone, and an error
+            with suppress(ValueError):
+                await pool.run(function, bytes(10**6), param="x")
+            (worker,) = pool._idle
+            assert os.path.getsize(worker._file.path) == 0
 
     work(job)
 
