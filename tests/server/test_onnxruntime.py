@@ -204,7 +204,9 @@ def test_each_frame_of_a_clip_is_encoded_once(repository, clip):
     output = asyncio.run(engine.infer_flow(clip, True))
     assert spy.runs.count(("small", 4)) == 6  # one of five threads is that of the other lane
     assert spy.runs.count(("embedding", 4)) == 6
-    assert [name for name, _ in spy.runs].count("flow") == len(spy.runs) - 12 == 2 * 5
+    flows = [run for run in spy.runs if run[0] == "flow"]
+    assert len(flows) == len(spy.runs) - 12 == 2 * 5
+    assert set(flows[:-1]) == {("flow", 4)}  # the last one may be alone
     expected = asyncio.run(FakeEngine(engine.contract).infer_flow(clip, True))
     np.testing.assert_array_equal(output.flow_backward, expected.flow_backward)
     asyncio.run(engine.close())

@@ -154,7 +154,10 @@ def normalise(embeddings: FloatArray) -> FloatArray:
     """Rows (N, D) to unit length. Raises EngineError for a row without a direction."""
     lengths = np.sqrt(np.einsum("nd,nd->n", embeddings, embeddings))[:, None]
     if not (lengths.min() > 0 and lengths.max() < np.inf):  # NaN compares as false
-        raise EngineError("the engine answered an embedding whose length is zero or not finite")
+        raise EngineError(
+            f"the engine answered embeddings of lengths {lengths.min():g} to {lengths.max():g}; "
+            "a length must be finite and over 0"
+        )
     unit: FloatArray = embeddings / lengths
     return unit
 

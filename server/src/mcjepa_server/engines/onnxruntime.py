@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
@@ -72,8 +71,6 @@ class OnnxRuntimeEngine:
     async def infer_embed(self, images: Uint8Array) -> EmbedOutput:
         async with self._call(EMBED) as options:
             embed = partial(self._sessions.embed_images, options)
-            if len(images) == 1:
-                return EmbedOutput(await self._run(embed, images))
             parts = np.array_split(images, min(self._free_lanes(), len(images)))
             steps = {("embedding", index): Step(partial(embed, part)) for index, part in enumerate(parts)}
             found = await run_steps(steps, self._pool, self._free_lanes)
@@ -91,7 +88,8 @@ class OnnxRuntimeEngine:
             self._grown = False  # unless another call begins meanwhile
             options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
             image = np.zeros((1, side, side, 3), np.uint8)
-            await self._run(self._sessions.embed_images, options, image)
+            step = Step(partial(self._sessions.embed_images, options, image))
+            await run_steps({("embedding", 0): step}, self._pool, self._free_lanes)
 
     async def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -124,10 +122,6 @@ class OnnxRuntimeEngine:
                 if output.flow_backward is not None:
                     steps["back", index] = match(output.flow_backward, index, (after, frame))
         return dict(sorted(steps.items(), key=_place_in_clip))
-
-    async def _run(self, function: Callable[..., FloatArray], *args: object) -> FloatArray:
-        """What blocks, in the pool."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
 
     def _free_lanes(self) -> int:
         return self._lanes if self._callers == 1 else 1
