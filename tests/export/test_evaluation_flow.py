@@ -34,17 +34,54 @@ def benchmark_folder(tmp_path):
 
 
 def test_flow_rows_hold_each_method_on_each_data_set(benchmark_folder):
-    rows = evaluate_flow(FixedModels(), benchmark_folder)
+    rows = evaluate_flow(FixedModels(), [benchmark_folder])
     epe = {(r["dataset"], r["method"]): r["epe"] for r in rows}
     assert epe["moving", "mcjepa"] == 0.0
     assert epe["moving", "zero"] == 5.0
     assert epe["still", "mcjepa"] == 5.0
     assert {r["epe_noc"] for r in rows} == {None}  # a manifest does not state it
     assert epe["still", "zero"] == 0.0
-    assert epe["all", "mcjepa"] == 2.5
+    assert epe["all pairs", "mcjepa"] == 2.5
     assert {r["method"] for r in rows} == {"zero", "DIS medium", "mcjepa"}
     table = flow_table(rows)
-    assert "| all | 2 | mcjepa | 2.5 | 2.5 | 50.0 | 50.0 |" in table
+    assert f"| {benchmark_folder.name} | all pairs | 2 | mcjepa | 2.5 | 2.5 | 0.0 | 50.0 | 50.0 |" in table
+
+
+def manifest_of_errors(folder, errors):
+    """A benchmark on whose pairs `FixedModels` is off by what is given: (data set, px) a pair."""
+    folder.mkdir()
+    cv2.imwrite(str(folder / "image.png"), np.zeros((48, 64, 3), np.uint8))
+    entries = []
+    for i, (dataset, error) in enumerate(errors):
+        write_flo(folder / f"{i}.flo", np.full((48, 64, 2), (3.0, 4.0 + error), np.float32))
+        files = {"img1": "image.png", "img2": "image.png", "gt": f"{i}.flo"}
+        entries.append({"dataset": dataset, "name": str(i), "kind": "flo", "h": 48, "w": 64} | files)
+    (folder / "manifest.json").write_text(json.dumps(entries))
+    return folder
+
+
+def test_pairs_count_alike_and_so_do_data_sets(tmp_path):
+    benchmarks = [
+        manifest_of_errors(tmp_path / "one", [("a", 1.0), ("a", 4.0), ("a", 16.0), ("b", 2.0)]),
+        manifest_of_errors(tmp_path / "two", [("c", 2.0), ("c", 8.0)]),
+    ]
+    rows = evaluate_flow(FixedModels(), benchmarks)
+    found = {(r["benchmark"], r["dataset"]): r for r in rows if r["method"] == "mcjepa"}
+    figures = ("pairs", "epe", "median_epe", "geo_epe", "fl_all")
+    assert {key: tuple(row[name] for name in figures) for key, row in found.items()} == {
+        ("one", "a"): (3, 7.0, 4.0, 4.0, 66.667),
+        ("one", "b"): (1, 2.0, 2.0, 2.0, 0.0),
+        ("one", "all pairs"): (4, 5.75, 3.0, 3.364, 50.0),
+        ("one", "mean of sets"): (4, 4.5, 3.0, 2.828, 33.334),
+        ("two", "c"): (2, 5.0, 5.0, 4.0, 50.0),
+        ("two", "all pairs"): (2, 5.0, 5.0, 4.0, 50.0),
+        ("two", "mean of sets"): (2, 5.0, 5.0, 4.0, 50.0),
+    }
+
+
+def test_two_benchmarks_of_one_name_are_refused(benchmark_folder):
+    with pytest.raises(ValueError, match="name of its own"):
+        evaluate_flow(FixedModels(), [benchmark_folder, benchmark_folder])
 
 
 def test_occluded_points_are_told_apart_where_the_data_set_knows_them(tmp_path):
@@ -58,7 +95,7 @@ def test_occluded_points_are_told_apart_where_the_data_set_knows_them(tmp_path):
     gt = np.where(left[..., None], np.float32([3, 4]), np.float32(0))
     write_kitti(training / "flow_occ/000000_10.png", gt)
     write_kitti(training / "flow_noc/000000_10.png", gt, left)
-    rows = {r["method"]: r for r in evaluate_flow(FixedModels(), tmp_path) if r["dataset"] == "kitti2015"}
+    rows = {r["method"]: r for r in evaluate_flow(FixedModels(), [tmp_path]) if r["dataset"] == "kitti2015"}
     assert (rows["mcjepa"]["epe_noc"], rows["mcjepa"]["epe_occ"], rows["mcjepa"]["epe"]) == (0.0, 5.0, 3.75)
     assert (rows["zero"]["epe_noc"], rows["zero"]["epe_occ"]) == (5.0, 0.0)
     assert "EPE occluded" in flow_table(list(rows.values()))
@@ -82,7 +119,7 @@ def test_sintel_marks_occluded_points_white(tmp_path):
 
 
 def test_pictures_show_the_best_and_the_worst_pair(benchmark_folder, tmp_path):
-    evaluate_flow(FixedModels(), benchmark_folder, tmp_path / "pictures")
+    evaluate_flow(FixedModels(), [benchmark_folder], tmp_path / "pictures")
     best, worst = (cv2.imread(str(tmp_path / f"pictures/flow-{n}-1.png")) for n in ("best", "worst"))
     assert best.shape == worst.shape
     assert best[-1, 630].tolist() != worst[-1, 630].tolist()  # in the error map: 0 px and 5 px

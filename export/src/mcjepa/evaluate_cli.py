@@ -18,7 +18,11 @@ def add_evaluate(commands: Any, repository: Path) -> None:
     kinds = p.add_subparsers(dest="kind", required=True, metavar="KIND")
     flow = _add(kinds, repository, "flow", _flow, "end-point errors beside zero flow and OpenCV DIS")
     flow.add_argument(
-        "benchmark", type=Path, help="folder: manifest.json, Sintel, KITTI, FlyingChairs, Middlebury"
+        "benchmarks",
+        type=Path,
+        nargs="+",
+        metavar="benchmark",
+        help="folder: manifest.json, Sintel, KITTI, FlyingChairs, Middlebury",
     )
     _add_pictures(flow)
     _add_sets(_add(kinds, repository, "knn", _knn, "kNN top-1 of the embeddings on labelled images"))
@@ -90,8 +94,8 @@ def _add_segment(kind: argparse.ArgumentParser) -> None:
 def _flow(args: argparse.Namespace) -> None:
     from mcjepa.evaluation.flow import evaluate_flow, flow_table
 
-    rows = evaluate_flow(_models(args), args.benchmark, args.pictures)
-    _keep(args, rows, flow_table(rows), args.benchmark.name)
+    rows = evaluate_flow(_models(args), args.benchmarks, args.pictures)
+    _keep(args, rows, flow_table(rows), " ".join(path.name for path in args.benchmarks))
 
 
 def _knn(args: argparse.Namespace) -> None:

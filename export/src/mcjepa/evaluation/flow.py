@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,34 +17,57 @@ from mcjepa.predictors import FlowPredictor, OnnxModels, TorchModel, dis_flow, z
 
 Row = dict[str, Any]
 METRICS = ("epe", "fl_all", "px1", "epe_noc", "epe_occ")
+PAIRS, SETS = "all pairs", "mean of sets"  # what the last rows of a benchmark are over
 PICTURES = 3  # of the best pairs, and of the worst
 ERROR_LIMIT = 10.0  # px, the brightest colour of an error map
 
 
 def evaluate_flow(
-    models: OnnxModels | TorchModel, benchmark: Path, pictures: Path | None = None
+    models: OnnxModels | TorchModel, benchmarks: Sequence[Path], pictures: Path | None = None
 ) -> list[Row]:
-    """One row a method and data set, then one over all pairs ("all").
+    """Measure the flow of `models`, zero flow and DIS on folders of pairs with ground truth.
 
-    Each: method, dataset, pairs, and over the pairs the mean and the median of their end-point errors (epe,
-    median_epe: px), the mean Fl-all (fl_all) and the mean share off by over 1 px (px1), both in per cent;
-    where the data set says what is occluded, also the mean end-point error of the points that frame 2 shows
-    and of those that it does not (epe_noc, epe_occ), else None. pictures: a folder for pictures of the pairs
-    with the smallest and the largest error.
+    One row a benchmark, data set and method, then one over all pairs of the benchmark and one in which each
+    of its data sets counts alike. Each: benchmark (the folder's name), dataset, method, pairs, and over the
+    pairs the mean, the median and the geometric mean of their end-point errors (epe, median_epe, geo_epe:
+    px), the mean Fl-all (fl_all) and the mean share off by over 1 px (px1), both in per cent; where the data
+    set says what is occluded, also the mean end-point error of the points that frame 2 shows and of those
+    that it does not (epe_noc, epe_occ), else None. Where data sets count alike, a figure is the mean of
+    theirs, geo_epe their geometric mean. pictures: a folder for pictures of the pairs with the smallest and
+    the largest error. Raises ValueError where two benchmarks have one name, and as `open_benchmark` does.
     """
+    names = [benchmark.resolve().name for benchmark in benchmarks]
+    if len(set(names)) < len(names):
+        raise ValueError(f"each benchmark needs a name of its own, got {', '.join(names)}")
     methods: dict[str, FlowPredictor] = {"zero": zero_flow, "DIS medium": dis_flow, "mcjepa": models.flow}
-    samples = open_benchmark(benchmark)
+    opened = dict(zip(names, map(open_benchmark, benchmarks), strict=True))
+    samples = [sample for of_benchmark in opened.values() for sample in of_benchmark]
     errors = [_errors(sample, methods) for sample in tqdm(samples, unit="pair", desc="flow")]
     if pictures is not None:
         _draw_extremes(samples, [e["mcjepa"][0] for e in errors], models.flow, pictures)
-    names = list(dict.fromkeys(sample.dataset for sample in samples))
-    groups = {name: [i for i, s in enumerate(samples) if s.dataset == name] for name in names}
-    groups["all"] = list(range(len(samples)))
-    return [
-        _summary(method, name, np.array([errors[i][method] for i in indices]))
-        for name, indices in groups.items()
-        for method in methods
-    ]
+    rest = iter(errors)
+    rows = []
+    for name, of_benchmark in opened.items():
+        found = [(sample.dataset, next(rest)) for sample in of_benchmark]
+        rows += [{"benchmark": name} | row for row in _summaries(found, methods)]
+    return rows
+
+
+def _summaries(
+    found: Sequence[tuple[str, Mapping[str, Sequence[float]]]], methods: Iterable[str]
+) -> list[Row]:
+    """The rows of a benchmark, of (data set, METRICS of each method) of each pair."""
+    sets = list(dict.fromkeys(dataset for dataset, _ in found))
+    rows: dict[str, list[Row]] = {}
+    for method in methods:
+        of_sets = [
+            _summary(method, name, np.array([e[method] for dataset, e in found if dataset == name]))
+            for name in sets
+        ]
+        over_all = _summary(method, PAIRS, np.array([e[method] for _, e in found]))
+        for row in (*of_sets, over_all, _mean_of_sets(of_sets)):
+            rows.setdefault(row["dataset"], []).append(row)
+    return [row for group in rows.values() for row in group]
 
 
 def _errors(sample: FlowSample, methods: Mapping[str, FlowPredictor]) -> dict[str, list[float]]:
@@ -63,14 +86,30 @@ def _errors(sample: FlowSample, methods: Mapping[str, FlowPredictor]) -> dict[st
 
 def _summary(method: str, dataset: str, errors: np.ndarray) -> Row:
     """errors (pairs, METRICS)."""
-    row: Row = {"method": method, "dataset": dataset, "pairs": len(errors)}
+    row: Row = {"dataset": dataset, "method": method, "pairs": len(errors)}
     row |= {name: _mean(column) for name, column in zip(METRICS, errors.T, strict=True)}
-    return row | {"median_epe": round(float(np.median(errors[:, 0])), 3)}
+    return row | {
+        "median_epe": round(float(np.median(errors[:, 0])), 3),
+        "geo_epe": _geometric_mean(errors[:, 0]),
+    }
+
+
+def _mean_of_sets(rows: Sequence[Row]) -> Row:
+    """One row of the rows of one method; each data set counts alike, however many pairs it has."""
+    row: Row = {"dataset": SETS, "method": rows[0]["method"], "pairs": sum(r["pairs"] for r in rows)}
+    row |= {name: _mean(np.array([r[name] for r in rows], float)) for name in (*METRICS, "median_epe")}
+    return row | {"geo_epe": _geometric_mean(np.array([r["geo_epe"] for r in rows]))}
 
 
 def _mean(values: np.ndarray) -> float | None:
     known = values[~np.isnan(values)]
     return round(float(known.mean()), 3) if len(known) else None
+
+
+def _geometric_mean(values: np.ndarray) -> float:
+    """0 where one value is."""
+    with np.errstate(divide="ignore"):
+        return round(float(np.exp(np.log(values).mean())), 3)
 
 
 def _draw_extremes(
@@ -106,11 +145,13 @@ def _draw(sample: FlowSample, predict: FlowPredictor, path: Path) -> None:
 def flow_table(rows: Sequence[Row]) -> str:
     """The result of `evaluate_flow` as a Markdown table; the last two columns only where known."""
     columns = {
+        "benchmark": "benchmark",
         "data set": "dataset",
         "pairs": "pairs",
         "method": "method",
         "mean EPE, px": "epe",
         "median EPE, px": "median_epe",
+        "geometric mean, px": "geo_epe",
         "Fl-all, %": "fl_all",
         "over 1 px, %": "px1",
     }
