@@ -266,6 +266,12 @@ def test_known_motion_levels_compares_in_pixels_of_full_size(batch):
     check(perfect, 2 * 0.01**0.7)
 
 
+def test_earlier_levels_of_known_motion_count_less_by_the_decay(batch):
+    levels = [batch.flow12, 0.5 * batch.flow12, batch.flow21 + 1.0]
+    one, two, three = (naive_known_motion(flow, batch.flow21) for flow in levels)
+    check(losses.known_motion_levels(levels, batch.flow21, 0.8), three + 0.8 * two + 0.64 * one)
+
+
 def test_content_terms_are_those_of_vicreg():
     z1, z2 = embeddings(4), embeddings(5)
     terms = losses.content_terms(z1, z2, LossConfig())

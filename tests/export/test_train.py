@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from mcjepa import checkpoint, losses, train
-from mcjepa.config import Config, ConfigError, to_dict
+from mcjepa.config import Config, ConfigError, RecurrentConfig, to_dict
 from mcjepa.data.batches import Batch, batches, open_sources
 from mcjepa.model import MCJEPA
 from mcjepa.train import Trainer, TrainingDiverged, learning_rate
@@ -228,6 +228,50 @@ def test_one_flag_makes_joint_content_only_or_flow_only(small_config, tmp_path, 
     found = trainer.train_step(step_batch(config))
     assert {k for k in found if not k.startswith("grad_")} == terms
     assert changed(before, trainer) == parts
+
+
+@pytest.fixture
+def recurrent_config(small_config):
+    """A run on the recurrent head alone."""
+    flow = replace(
+        small_config.model.flow,
+        recurrent=RecurrentConfig(
+            iterations=2, match_dim=8, context_dim=8, state_dim=16, radius=2, scales=(1, 2)
+        ),
+    )
+    return replace(
+        small_config,
+        model=replace(small_config.model, flow=flow),
+        loss=replace(small_config.loss, content=0.0, known_motion_decay=0.8),
+        train=replace(small_config.train, frozen=("encoder", "flow_head")),
+    )
+
+
+def test_frozen_parts_stay_as_they_are(recurrent_config, tmp_path):
+    trainer = Trainer(recurrent_config, tmp_path, CPU)
+    before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+    trainer.run_to_end(open_sources(recurrent_config))
+    assert changed(before, trainer) == {"recurrent_head"}
+
+
+@pytest.mark.parametrize("name", ["decoder", "flow_head.nothing"])
+def test_a_part_to_freeze_that_the_model_lacks_is_an_error(small_config, tmp_path, name):
+    config = replace(small_config, train=replace(small_config.train, frozen=(name,)))
+    with pytest.raises(ConfigError, match=name):
+        Trainer(config, tmp_path, CPU)
+
+
+def test_a_recurrent_head_starts_from_weights_that_have_none(recurrent_config, unbroken, tmp_path):
+    trainer = Trainer(recurrent_config, tmp_path / "fresh", CPU)
+    trainer.restore(unbroken)
+    weights, theirs = trainer.model.state_dict(), checkpoint.load(unbroken).model.state_dict()
+    assert all(torch.equal(weights[k], theirs[k]) for k in theirs)
+    assert torch.equal(weights["recurrent_head.squeeze.weight"], theirs["flow_head.squeeze.weight"])
+    assert torch.equal(
+        weights["recurrent_head.matcher.project.weight"], theirs["flow_head.matchers.0.project.weight"]
+    )
+    averaged = trainer.averaged().state_dict()
+    assert all(torch.equal(averaged[k], weights[k]) for k in weights)
 
 
 def test_flow_waits_for_the_content_warm_up(small_config, tmp_path):

@@ -23,6 +23,7 @@ T = TypeVar("T")
 MAY_BE_0 = {
     "model.encoder.depths",
     "model.encoder.layer_scale",
+    "model.flow.recurrent.iterations",
     "model.content.levels",
     "model.content.whitening",
     "data.workers",
@@ -39,6 +40,7 @@ MAY_BE_0 = {
 }
 AT_MOST_1 = {
     "data.view_min_area",
+    "loss.known_motion_decay",
     "model.content.whitening",
     "train.content_warmup",
     "train.ema_decay",
@@ -52,7 +54,7 @@ LENGTHS = {
     "loss.variance": 6,
     "loss.covariance": 6,
 }
-PRESETS = ("nano", "nano-gpu", "tiny", "paper")
+PRESETS = ("nano", "nano-gpu", "nano-recurrent", "tiny", "paper")
 BALANCES = ("clip", "normalise")
 KNOWN_MOTION_TERMS = ("known_motion", "known_motion_levels")
 PAPER_VIDEO_TERMS = ("photometric", "feature", "smoothness", "cycle", "variance", "covariance")
@@ -83,6 +85,18 @@ class EncoderConfig:
 
 
 @dataclass(frozen=True)
+class RecurrentConfig:
+    """Recurrent matching at stride 16 (model/recurrent.py); 0 iterations: the model has none."""
+
+    iterations: int = 0  # in training, and by default at inference, which may take more or fewer
+    match_dim: int = 64  # channels that are matched
+    context_dim: int = 64  # channels of frame 1 that every iteration sees
+    state_dim: int = 96  # channels of the GRU's state
+    radius: int = 4  # of the costs that are looked up, in px of each scale
+    scales: tuple[int, ...] = (1, 2, 4, 8)  # by which the costs are pooled
+
+
+@dataclass(frozen=True)
 class FlowConfig:
     """Coarse-to-fine matching head, strides 32 to 8."""
 
@@ -93,6 +107,7 @@ class FlowConfig:
     widths: tuple[int, ...] = (64, 64, 48, 48)  # estimator shared by all levels
     temperature: float = 60.0  # initial, on cosine similarities
     max_flow: float = 512.0  # px at full resolution; flow is clipped here at every level
+    recurrent: RecurrentConfig = field(default_factory=RecurrentConfig)
 
 
 @dataclass(frozen=True)
@@ -134,6 +149,7 @@ class LossConfig:
     # on known-motion pairs
     known_motion: float = 1.0
     known_motion_levels: float = 0.15  # the same on every intermediate flow
+    known_motion_decay: float = 1.0  # each earlier of these counts so many times the next (RAFT: 0.8)
     # the whole of the flow terms above, and the whole of the content terms below
     flow: float = 1.0
     content: float = 1.0
@@ -185,6 +201,7 @@ class TrainConfig:
     seed: int = 0
     checkpoint_minutes: float = 5.0
     log_every: int = 20
+    frozen: tuple[str, ...] = ()  # parts of the model that stay as they are: "encoder", "flow_head", ...
     stages: tuple[StageConfig, ...] = (StageConfig(),)
 
 

@@ -135,14 +135,16 @@ def _robust_distance(flow: Tensor, truth: Tensor) -> Tensor:
     return ((flow - truth).abs().sum(1, keepdim=True) + 0.01).pow(0.7)
 
 
-def known_motion_levels(levels: Sequence[Tensor], truth: Tensor) -> Tensor:
-    """The sum of `known_motion` over the intermediate flows, each scaled to px of full size."""
+def known_motion_levels(levels: Sequence[Tensor], truth: Tensor, decay: float = 1.0) -> Tensor:
+    """The weighted sum of `known_motion` over the flows on the way, each scaled to px of full size.
+
+    The last one counts once, each earlier one `decay` times the next (RAFT, Teed and Deng, 2020, equation 7).
+    """
     terms = []
-    for flow in levels:
+    for i, flow in enumerate(reversed(levels)):
         stride = truth.shape[-1] / flow.shape[-1]
-        terms.append(
-            known_motion(flow * stride, F.adaptive_avg_pool2d(truth, (flow.shape[-2], flow.shape[-1])))
-        )
+        mean = F.adaptive_avg_pool2d(truth, (flow.shape[-2], flow.shape[-1]))
+        terms.append(decay**i * known_motion(flow * stride, mean))
     return torch.stack(terms).sum()
 
 
@@ -190,7 +192,9 @@ def known_motion_terms(
     if config.known_motion > 0:
         terms["known_motion"] = config.known_motion * known_motion(flow, truth)
     if config.known_motion_levels > 0:
-        terms["known_motion_levels"] = config.known_motion_levels * known_motion_levels(levels, truth)
+        terms["known_motion_levels"] = config.known_motion_levels * known_motion_levels(
+            levels, truth, config.known_motion_decay
+        )
     return terms
 
 

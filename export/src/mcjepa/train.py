@@ -9,7 +9,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +99,8 @@ class Trainer:
         self.config, self.run, self.device = config, run, device
         model = MCJEPA(config.model).to(device)
         self.model: MCJEPA = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.parameters = list(self.model.parameters())
+        freeze(self.model, config.train.frozen)
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.shared = {id(p) for p in self.model.encoder.parameters()}
         self.average = AveragedModel(
             self.model, multi_avg_fn=get_ema_multi_avg_fn(config.train.ema_decay), use_buffers=True
@@ -126,7 +127,7 @@ class Trainer:
         if found:
             self._resume(found[-1])
         elif init is not None:
-            self.model.load_state_dict(checkpoint.load(init).model.state_dict())
+            start_from(self.model, checkpoint.load(init).model)
             self.averaged().load_state_dict(self.model.state_dict())
 
     def _resume(self, path: Path) -> None:
@@ -361,6 +362,27 @@ class Trainer:
         )
 
 
+def freeze(model: MCJEPA, parts: Sequence[str]) -> None:
+    """Keep the named parts of the model ("encoder", "recurrent_head.matcher") as they are in training."""
+    for part in parts:
+        try:
+            model.get_submodule(part).requires_grad_(False)
+        except AttributeError as error:
+            known = ", ".join(name for name, _ in model.named_children())
+            raise ConfigError(
+                f"train.frozen: {part!r} is no part of the model; its parts: {known}"
+            ) from error
+
+
+def start_from(model: MCJEPA, trained: MCJEPA) -> None:
+    """Take over the weights of `trained`; a recurrent head new to it starts from its flow head."""
+    weights = trained.state_dict()
+    if model.recurrent_head is not None and trained.recurrent_head is None:
+        model.recurrent_head.start_from(trained.flow_head)
+        weights |= {k: v for k, v in model.state_dict().items() if k.startswith("recurrent_head.")}
+    model.load_state_dict(weights)
+
+
 def learning_rate(config: Config, step: int, share: float) -> float:
     """Linear warm-up over train.warmup_steps, then cosine to zero over the run (`share` of it is done)."""
     warm = min(1.0, (step + 1) / max(config.train.warmup_steps, 1))
@@ -369,8 +391,9 @@ def learning_rate(config: Config, step: int, share: float) -> float:
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Weight decay on matrices and kernels only, not on norms, biases, scales and temperatures."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim <= 1]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    decayed = [p for p in trained if p.ndim > 1]
+    plain = [p for p in trained if p.ndim <= 1]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
 

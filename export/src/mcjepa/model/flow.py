@@ -10,6 +10,7 @@ themselves (`refinement.py`).
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -18,12 +19,12 @@ from torch import Tensor, nn
 from mcjepa import ops
 from mcjepa.config import EncoderConfig, FlowConfig
 from mcjepa.model.encoder import LayerNorm2d
+from mcjepa.model.matching import standardise
 
 MAX_TEMPERATURE = 100.0  # of cosines
 BLOCK = 8  # positions that a matrix product of the correlation takes together
 FAR = (2, 4, 8, 1)  # dilations: 15 positions to each side
 READ = 10  # channels of the projection that the surroundings see, at most
-EPS = 1e-5  # under the square root of a deviation
 MATCHED = 6  # channels that say where a match stands: flow, displacement, peak, inside
 COARSEST = 4  # index of the level of stride 32, where matching starts: radius 4 reaches 128 px there
 FINEST = 2  # index of the level of stride 8, where it ends
@@ -85,19 +86,6 @@ def _described_dim(config: FlowConfig) -> int:
     return (2 * config.radius + 1) ** 2 + MATCHED + config.hidden_dim
 
 
-def standardise(one: Tensor, two: Tensor) -> tuple[Tensor, Tensor]:
-    """Each channel of a pair's features, (B, C, H, W) each, at mean 0 and deviation 1 over both frames.
-
-    Needed before the l2 norm: else a part that is the same everywhere takes over the direction of all
-    features, every cosine goes to 1, and the level never matches again (seen at stride 8).
-    """
-    mean = (one.mean((2, 3), keepdim=True) + two.mean((2, 3), keepdim=True)) / 2
-    one, two = one - mean, two - mean
-    variance = (one.square().mean((2, 3), keepdim=True) + two.square().mean((2, 3), keepdim=True)) / 2
-    scale = torch.rsqrt(variance + EPS)
-    return one * scale, two * scale
-
-
 class LevelMatcher(nn.Module):
     """Matching at one level: normalised features, correlation, expected displacement; in float32.
 
@@ -106,7 +94,7 @@ class LevelMatcher(nn.Module):
 
     def __init__(self, dim: int, config: FlowConfig, stride: int) -> None:
         super().__init__()
-        self.radius = config.radius
+        self.radius, self.stride = config.radius, stride
         self.block = min(BLOCK, 64 // stride)  # H and W of the frames are multiples of 64
         self.match_dim = config.match_dim
         self.project = nn.Conv2d(dim, context_dim(config), 1)
@@ -122,23 +110,56 @@ class LevelMatcher(nn.Module):
             return ops.match(ops.normalise(source), warped, self.radius, self.block, temperature)
 
 
-class FlowHead(nn.Module):
-    """Pyramids of two frames -> flow of frame 1 to frame 2, coarse to fine.
+class LevelUpdate(nn.Module):
+    """Correct the flow of a level: match, estimate, look around. The weights serve all levels alike."""
 
-    The flows of strides s = 32, 16 and 8, (B, 2, H / s, W / s) px of their own grids.
-    """
-
-    def __init__(self, encoder: EncoderConfig, config: FlowConfig) -> None:
+    def __init__(self, config: FlowConfig) -> None:
         super().__init__()
         self.config = config
-        pairs = zip(encoder.widths[FINEST : COARSEST + 1], (8, 16, 32), strict=True)
-        self.matchers = nn.ModuleList(LevelMatcher(width, config, stride) for width, stride in pairs)
         dilations = (1,) * (len(config.widths) + 1)
         # What the estimator is told says much twice: the correlations are 81 samples of a smooth surface.
         self.squeeze = nn.Conv2d(input_dim(config), config.bottleneck, 1, bias=False)
         self.coarse = Estimator(config.bottleneck, config.widths, config.hidden_dim, dilations)
         seen = MATCHED + min(READ, context_dim(config))
         self.surroundings = Surroundings(config.hidden_dim + seen, config.hidden_dim)
+
+    def correct(
+        self, matcher: LevelMatcher, map1: Tensor, map2: Tensor, flow: Tensor, hidden: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Flow (B, 2, h, w) px of the level and hidden state (B, hidden_dim, h, w) -> the next ones.
+
+        map1, map2: what `matcher.project` gives of frames 1 and 2.
+        """
+        corr, displacement, peak = matcher(map1, map2, flow)
+        limit = self.config.max_flow / matcher.stride  # px of this level
+        inside = ops.inside(flow)
+        flow = (flow + displacement).clamp(-limit, limit)
+        match = torch.cat([flow / 8.0, displacement, peak, inside], dim=1)  # (B, MATCHED, H, W)
+        hidden, residual = self.coarse(self.squeeze(torch.cat([corr, map1, match, hidden], dim=1)))
+        flow = flow + ops.at_least_float32(residual)
+        x = torch.cat([hidden, flow / 8.0, displacement, peak, inside, map1[:, -READ:]], dim=1)
+        more, residual = self.surroundings(x)
+        hidden, flow = hidden + more, flow + ops.at_least_float32(residual)
+        return flow.clamp(-limit, limit), hidden
+
+
+def to_finer(flow: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """Flow and hidden state of a level at twice the resolution, the flow in px of that grid."""
+    finer = F.interpolate(ops.at_least_float32(hidden), scale_factor=2.0, mode="nearest")
+    return ops.upsample_flow_bilinear(flow), finer
+
+
+class FlowHead(LevelUpdate):
+    """Pyramids of two frames -> flow of frame 1 to frame 2, coarse to fine.
+
+    The flows of strides s = 32, 16 and 8, (B, 2, H / s, W / s) px of their own grids.
+    """
+
+    def __init__(self, encoder: EncoderConfig, config: FlowConfig) -> None:
+        pairs = zip(encoder.widths[FINEST : COARSEST + 1], (8, 16, 32), strict=True)
+        matchers = [LevelMatcher(width, config, stride) for width, stride in pairs]
+        super().__init__(config)
+        self.matchers = nn.ModuleList(matchers)
 
     def forward(self, feats1: list[Tensor], feats2: list[Tensor]) -> list[Tensor]:
         """feats1, feats2: encoder pyramids, finest first. Every level clips the flow to config.max_flow."""
@@ -159,27 +180,10 @@ class FlowHead(nn.Module):
         b, _, h, w = maps1[-1].shape
         flow = maps1[-1].new_zeros(b, 2, h, w)
         hidden = maps1[-1].new_zeros(b, self.config.hidden_dim, h, w)
-        levels = []
-        for level in range(COARSEST, FINEST - 1, -1):
-            if level < COARSEST:
-                flow = ops.upsample_flow_bilinear(flow)
-                hidden = F.interpolate(ops.at_least_float32(hidden), scale_factor=2.0, mode="nearest")
-            flow, hidden = self._at_level(level, maps1[level - FINEST], maps2[level - FINEST], flow, hidden)
+        levels: list[Tensor] = []
+        for matcher, map1, map2 in reversed(list(zip(self.matchers, maps1, maps2, strict=True))):
+            if levels:
+                flow, hidden = to_finer(flow, hidden)
+            flow, hidden = self.correct(cast(LevelMatcher, matcher), map1, map2, flow, hidden)
             levels.append(flow)
         return levels
-
-    def _at_level(
-        self, level: int, map1: Tensor, map2: Tensor, flow: Tensor, hidden: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        matcher = self.matchers[level - FINEST]
-        corr, displacement, peak = matcher(map1, map2, flow)
-        limit = self.config.max_flow / 2 ** (level + 1)  # px of this level
-        inside = ops.inside(flow)
-        flow = (flow + displacement).clamp(-limit, limit)
-        match = torch.cat([flow / 8.0, displacement, peak, inside], dim=1)  # (B, MATCHED, H, W)
-        hidden, residual = self.coarse(self.squeeze(torch.cat([corr, map1, match, hidden], dim=1)))
-        flow = flow + ops.at_least_float32(residual)
-        x = torch.cat([hidden, flow / 8.0, displacement, peak, inside, map1[:, -READ:]], dim=1)
-        more, residual = self.surroundings(x)
-        hidden, flow = hidden + more, flow + ops.at_least_float32(residual)
-        return flow.clamp(-limit, limit), hidden

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from mcjepa.model.encoder import ConvNeXtBlock, Encoder, LayerNorm2d
 from mcjepa.model.flow import COARSEST, FINEST, Estimator
 from mcjepa.model.joint import MCJEPA, Normalisation
+from mcjepa.model.recurrent import LEVEL
 
 
 @torch.no_grad()
@@ -39,15 +40,27 @@ def folded(model: MCJEPA) -> MCJEPA:
 
 def _fold_levels(model: MCJEPA) -> None:
     """The norm at the end of a level goes into what reads it: the next level and the flow head."""
-    encoder, matchers = model.encoder, model.flow_head.matchers
+    encoder = model.encoder
     for level, norm in enumerate(encoder.norms):
         if not isinstance(norm, LayerNorm2d):
             continue
         if level + 1 < len(encoder.down):
             _absorb(cast(nn.Conv2d, encoder.down[level + 1]), norm)
-        if FINEST <= level <= COARSEST:
-            _absorb(cast(nn.Conv2d, matchers[level - FINEST].project), norm)
+        for conv in _readers(model, level):
+            _absorb(conv, norm)
         encoder.norms[level] = Scaled(norm)
+
+
+def _readers(model: MCJEPA, level: int) -> list[nn.Conv2d]:
+    """The projections of the flow heads that read a level of the pyramid."""
+    readers = []
+    if FINEST <= level <= COARSEST:
+        readers.append(cast(nn.Conv2d, model.flow_head.matchers[level - FINEST].project))
+    if (head := model.recurrent_head) is not None:
+        projections = {FINEST: head.matcher.project, LEVEL: head.recurrent.project_16}
+        projections[LEVEL + 1] = head.recurrent.project_32
+        readers += [projections[level]] if level in projections else []
+    return readers
 
 
 def _fold_children(module: nn.Module) -> None:

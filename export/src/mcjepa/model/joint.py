@@ -12,6 +12,7 @@ from mcjepa.config import ModelConfig
 from mcjepa.model.content import EXPANDED, Expander, Whitening, pool, pooled_dim
 from mcjepa.model.encoder import Encoder
 from mcjepa.model.flow import FlowHead
+from mcjepa.model.recurrent import RecurrentHead
 from mcjepa.model.refinement import Refinement
 
 STRIDE = 64  # height and width of every input are multiples of it
@@ -21,7 +22,10 @@ STD = (0.229, 0.224, 0.225)
 
 @dataclass
 class FlowOutput:
-    """flow (B, 2, H, W) px; levels: those of strides 32, 16 and 8, (B, 2, H/s, W/s) px of their own grids."""
+    """flow (B, 2, H, W) px; levels: those on the way, coarse to fine, (B, 2, H/s, W/s) px of their own grids.
+
+    The last level has stride 8.
+    """
 
     flow: Tensor
     levels: list[Tensor]
@@ -52,6 +56,8 @@ class MCJEPA(nn.Module):
         self.encoder = Encoder(config.encoder)
         self.read: nn.Module = nn.Identity()  # of a pyramid; model/folding.py has another
         self.flow_head = FlowHead(config.encoder, config.flow)
+        recurrent = config.flow.recurrent.iterations > 0
+        self.recurrent_head = RecurrentHead(config.encoder, config.flow) if recurrent else None
         self.refinement = Refinement(config.flow.max_flow)
         widths, content = config.encoder.widths, config.content
         self.whitening = Whitening(pooled_dim(widths, content.levels), content.embedding_dim)
@@ -63,7 +69,7 @@ class MCJEPA(nn.Module):
 
     def flow(self, feats1: list[Tensor], feats2: list[Tensor]) -> FlowOutput:
         """Two pyramids -> flow of frame 1 to frame 2, (B, 2, H, W) px, before refinement: what is trained."""
-        levels = self.flow_head(feats1, feats2)
+        levels = (self.recurrent_head or self.flow_head)(feats1, feats2)
         return FlowOutput(ops.upsample_flow_bilinear(levels[-1], 8), levels)
 
     def embed(self, feats: list[Tensor]) -> Tensor:
@@ -78,7 +84,7 @@ class MCJEPA(nn.Module):
         """Two frames (B, 3, H, W) RGB 0 .. 255 -> flow, refined; both go through the encoder as one batch."""
         feats = self.encode(torch.cat([img1, img2]))
         b = img1.shape[0]
-        levels = self.flow_head([f[:b] for f in feats], [f[b:] for f in feats])
+        levels = self.flow([f[:b] for f in feats], [f[b:] for f in feats]).levels
         with torch.autocast(img1.device.type, enabled=False):  # bfloat16 would round the flow
             grey1, grey2 = self.refinement.grey(img1), self.refinement.grey(img2)
             return FlowOutput(self.refinement(grey1, grey2, levels[-1]), levels)
