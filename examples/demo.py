@@ -97,6 +97,7 @@ def run(output: Path, log: Path) -> None:
         for pair in PAIRS:
             show_pair(client, pair, frames, output)
         compare_frames(client, frames, output / "similarity.json")
+    write_file(output / video.name, video.read_bytes())
 
 
 def find_video() -> Path:
@@ -263,6 +264,7 @@ def print_next_commands(output: Path) -> None:
     commands = Path(sys.executable).parent
     if commands.is_relative_to(Path.cwd()):
         commands = commands.relative_to(Path.cwd())
+    clip = shlex.quote(str(output / "bikes.mp4"))
     first, second = (shlex.quote(str(output / f"{PAIRS[0].name}_{n}.png")) for n in (1, 2))
     server, client = (shlex.quote(str(commands / name)) for name in ("mcjepa-server", "mcjepa-client"))
     print(f"""
@@ -271,6 +273,7 @@ Look at {output}/*.png, then try:
   {client} info
   {client} flow {first} {second} -o flow.png
   {client} embed {first} {second} -o embeddings.json
+  {client} video {clip} -o out/bikes
   curl -F frame1=@{first} -F frame2=@{second} 'http://127.0.0.1:8000/v1/flow?format=png' -o flow.png""")
 
 
