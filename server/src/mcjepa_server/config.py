@@ -142,6 +142,14 @@ class Settings(BaseSettings):
         le=64,
         description="Processes that decode images; 0 decodes in the server's own, which a decoder can crash.",
     )
+    decode_memory_bytes: int = Field(
+        default=2**32,
+        ge=2**29,
+        description="Address space of such a process in bytes, or less where this process has a limit.",
+    )
+    decode_timeout_s: float = Field(
+        default=30.0, gt=0, description="For such a process to decode one file, else it is ended and 504."
+    )
     # Kept under the size at which Pillow itself starts to warn of decompression bombs (89 Mpx).
     max_image_pixels: int = Field(default=2**26, ge=256, le=89_000_000, description="Pixels of one image.")
     max_request_pixels: int = Field(
