@@ -25,7 +25,7 @@ def engine(request):
 
 @pytest.fixture
 def serve_once(repository, engine, tmp_path):
-    """Starts a server as a process, in an empty home; asks it; stops it. The folders that are to stay empty."""
+    """Starts a server as a process, in an empty home, asks it, stops it. The folders to stay empty."""
     home, cache, temporary = tmp_path / "home", tmp_path / "compiled", tmp_path / "tmp"
     for folder in (home, cache, temporary):
         folder.mkdir(mode=0o700)

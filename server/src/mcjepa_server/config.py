@@ -60,6 +60,9 @@ class Settings(BaseSettings):
     api_keys_file: Path | None = Field(
         default=None, description="File of the names and hashes of API keys; without it everybody may ask."
     )
+    allow_anonymous: bool = Field(
+        default=False, description="Serve everybody at an address that others can reach, without API keys."
+    )
     rate_limit_per_minute: int = Field(
         default=0, ge=0, description="Requests of one API key in a minute, more get 429; 0 is no limit."
     )
@@ -202,7 +205,7 @@ class Settings(BaseSettings):
     def _guarded(self) -> Self:
         if self.production and self.api_keys_file is None:
             raise ValueError(
-                "MCJEPA_PRODUCTION needs MCJEPA_API_KEYS_FILE; mcjepa-server --add-api-key makes one"
+                "MCJEPA_PRODUCTION needs MCJEPA_API_KEYS_FILE; `mcjepa-server keys add` makes one"
             )
         if self.rate_limit_per_minute and self.api_keys_file is None:
             raise ValueError(
