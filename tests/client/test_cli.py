@@ -164,7 +164,7 @@ def test_closed_standard_streams_change_no_code(closed):
     """Else a connection or an output file takes the number of a stream that the program writes to."""
     program = "import sys; from mcjepa_client.cli import main; sys.exit(main(sys.argv[1:]))"
     done = subprocess.run(
-        [sys.executable, "-c", program, "--server", "http://127.0.0.1:1", "info"],
+        [sys.executable, "-c", program, "info", "--server", "http://127.0.0.1:1"],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         timeout=60,
