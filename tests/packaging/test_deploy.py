@@ -77,7 +77,9 @@ def test_the_gateway_has_the_time_to_drain(compose):
     assert grace > settings.drain_delay_s + settings.drain_timeout_s
 
 
-def test_triton_does_not_report_its_use(compose):
+def test_nothing_reports_its_use(compose):
+    grafana = compose["services"]["grafana"]["environment"]
+    assert grafana["GF_ANALYTICS_REPORTING_ENABLED"] == "false"
     for name in ("triton", "triton-cpu"):
         assert compose["services"][name]["environment"]["ORT_DISABLE_TELEMETRY"] == "1"
 

@@ -14,7 +14,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from mcjepa_server import listening
+from mcjepa_server import __main__ as command, cli, listening
 from mcjepa_server.cli import main
 
 COMMAND = [sys.executable, "-m", "mcjepa_server"]
@@ -198,6 +198,31 @@ def test_without_room_for_threads_it_says_so_in_one_line(repository):
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert "ulimit -u" in line
+
+
+def test_without_room_for_files_it_says_so_in_one_line():
+    limit = (32, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    done = subprocess.run(
+        COMMAND,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, limit),
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "ulimit -n" in line
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(24, "Too many open files"), ImportError("no cv2")])
+def test_what_is_not_to_be_had_is_one_line(monkeypatch, capsys, error):
+    def fail():
+        raise error
+
+    monkeypatch.setattr(cli, "main", fail)
+    assert command.main() == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert type(error).__name__ in line
 
 
 @pytest.fixture

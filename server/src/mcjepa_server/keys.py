@@ -241,7 +241,7 @@ def _lock(folder: int, path: Path) -> None:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise KeyFileError(f"the file of API keys {path} cannot be read: {error}") from error
 
