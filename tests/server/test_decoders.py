@@ -416,6 +416,7 @@ def test_a_process_is_confined_and_light(encode, picture, monkeypatch):
 
     async def job(pool):
         await frame(pool, encode(picture()))
+        await pool.check(PLAN)
         limits = "AS", "CORE", "FSIZE", "NOFILE"
         asked = "{name: __import__('resource').getrlimit(getattr(__import__('resource'), 'RLIMIT_' + name)) "
         bounds = eval(await told(pool, f"{asked} for name in {limits}}}"))

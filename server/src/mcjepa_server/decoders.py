@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 FILES_AT_ONCE = 2  # of one request, so that others have their turn
 _NO_PROCESS = "no process can be started to decode images"
-_CANARY = b"P6 16 16 255\n" + bytes(3 * 16 * 16)
+_CANARY = b"P4 256 256\n" + bytes(256 * 256 // 8)  # not to be scaled, which would need NumPy
 
 
 class Decoders:
@@ -74,7 +74,7 @@ class Decoders:
 
     async def check(self, plan: Plan) -> None:
         """Decode a tiny image the way of all others. Raises NotReady if no process can be started."""
-        await self.run(decode_frame, _CANARY, "canary", PixelBudget(256, 256), plan, param="canary")
+        await self.run(decode_frame, _CANARY, "canary", PixelBudget(2**16, 2**16), plan, param="canary")
 
     async def run(self, function: Callable[..., T], *args: object, param: str) -> T:
         """The function's result, or its error. ``param`` names the part in errors of the decoder itself.
