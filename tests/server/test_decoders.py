@@ -269,6 +269,19 @@ def test_a_process_that_cannot_be_confined_is_not_used(monkeypatch):
     assert work(job)[1] == 2
 
 
+def test_without_threads_to_wait_in_processes_end_and_none_is_ready(monkeypatch):
+    async def refuse(*_):
+        raise RuntimeError("can't start new thread")
+
+    async def job(pool):
+        with pytest.raises(NotReady):
+            await frame(pool, b"")
+
+    monkeypatch.setattr(workers, "_SERVE", "raise SystemExit(7)")
+    monkeypatch.setattr(workers, "run_sync", refuse)
+    assert work(job)[1] == 2
+
+
 def test_stopping_ends_the_processes():
     async def job(pool):
         (pid,) = pids(pool)

@@ -7,6 +7,7 @@ import pytest
 from mcjepa_server import Settings, create_app
 from mcjepa_server.engines.fake import FakeEngine
 from mcjepa_server.errors import ContractError
+from mcjepa_server.service import Service
 from starlette.testclient import TestClient
 
 
@@ -159,6 +160,21 @@ def test_a_server_that_loses_its_decoders_is_not_ready_with_the_first_request(
         patched.setattr(subprocess, "Popen", fail)
         check_problem(client.post("/v1/flow", files=pair), 503, "not_ready")
         check_problem(client.get("/readyz"), 503, "not_ready")
+
+
+def test_a_failure_of_the_watcher_itself_does_not_end_it(serve, monkeypatch, caplog):
+    async def fail(service):
+        tries.append(1)
+        if len(tries) == 3:
+            service.decoders.failure = "seen"
+        raise RuntimeError("can't start new thread")
+
+    tries = []
+    monkeypatch.setattr(Service, "_look_after", fail)
+    client = serve(readiness_interval_s=0.001)
+    while client.get("/readyz").status_code == 200:
+        pass
+    assert "can't start new thread" in caplog.text
 
 
 @pytest.mark.parametrize("fault", ["hang", "nan"])

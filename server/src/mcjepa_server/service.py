@@ -201,12 +201,18 @@ class Service:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(self.settings.readiness_interval_s)
-            await self._give_back()
-            if self._draining:
-                continue
-            await self.decoders.start()
-            if self.reason is not None or self._is_stale():
-                await self.check()
+            try:
+                await self._look_after()
+            except Exception:  # without an end of its own: nothing else would find the way back to readiness
+                logger.exception("looking after the engine and the decoders failed; it is tried again")
+
+    async def _look_after(self) -> None:
+        await self._give_back()
+        if self._draining:
+            return
+        await self.decoders.start()
+        if self.reason is not None or self._is_stale():
+            await self.check()
 
     async def _give_back(self) -> None:
         """What the engine gives back first: it goes into the heap."""

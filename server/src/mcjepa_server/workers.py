@@ -52,7 +52,7 @@ class Worker:
                 await worker._receive(bytearray(REPLY.size))
         except BaseException as error:
             await worker.end()
-            if not isinstance(error, TimeoutError | BrokenWorker):
+            if not isinstance(error, Exception):  # its caller was cancelled
                 raise
             code = worker._process.returncode
             raise NoWorker(f"it was not ready within {START_S:g} s, or ended (exit code {code})") from error
@@ -99,7 +99,10 @@ class Worker:
         """At once, whatever it works on."""
         self._process.kill()
         self._socket.close()
-        await run_sync(self._process.wait)
+        try:
+            await run_sync(self._process.wait)
+        except RuntimeError:  # no thread is to be had for it, and what was killed is soon gone
+            self._process.wait()
 
     async def _send(self, call: Call) -> None:
         loop = asyncio.get_running_loop()
