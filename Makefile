@@ -4,6 +4,8 @@ PYTHON ?= python3
 # Where to serve; left empty, MCJEPA_HOST and MCJEPA_PORT or the server's defaults hold.
 HOST :=
 PORT :=
+# The file of API keys, needed to serve others: make serve HOST=0.0.0.0 KEYS=keys
+KEYS :=
 # What runs the models, and where Triton is: make serve ENGINE=triton TRITON_URL=127.0.0.1:8001
 ENGINE :=
 TRITON_URL :=
@@ -34,8 +36,8 @@ help: ## list these commands
 demo: $(VENV)/.ready-to-run ## compute flow and embeddings of a real video, into out/demo/
 	$(BIN)/python examples/demo.py
 
-serve: $(VENV)/.ready-to-run $(if $(filter openvino,$(ENGINE)),$(VENV)/.openvino) ## start the server (HOST=0.0.0.0 PORT=9000 to serve elsewhere)
-	$(BIN)/mcjepa-server $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT)) \
+serve: $(VENV)/.ready-to-run $(if $(filter openvino,$(ENGINE)),$(VENV)/.openvino) ## start the server (HOST=0.0.0.0 PORT=9000 KEYS=FILE to serve others)
+	$(BIN)/mcjepa-server $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT)) $(if $(KEYS),--api-keys-file $(KEYS)) \
 	  $(if $(ENGINE),--engine $(ENGINE)) $(foreach url,$(TRITON_URL),--triton-url $(url))
 
 triton: $(VENV_TRITON)/.ready ## start a real Triton on the CPU, for make serve ENGINE=triton

@@ -9,6 +9,7 @@ import statistics
 import time
 from functools import partial
 
+from mcjepa_server import Settings
 from mcjepa_server.accepted import PixelBudget
 from mcjepa_server.clips import decode_clip
 from mcjepa_server.decoders import Decoders
@@ -21,7 +22,10 @@ async def measure(size: tuple[int, int], repeats: int) -> dict[str, float]:
     """Milliseconds of a pair of JPEG files, median and 95th percentile."""
     files = list(zip(("frame1", "frame2"), frames(size[0], size[1]), strict=True))
     plan = partial(plan_geometry, padding=Padding(64), max_side=1024, max_pixels=2**20)
-    pools = {name: Decoders(count, Counter("f", "f", registry=None)) for name, count in WAYS.items()}
+    pools = {
+        name: Decoders(Settings(decode_processes=count), Counter("f", "f", registry=None))
+        for name, count in WAYS.items()
+    }
     seconds: dict[str, list[float]] = {name: [] for name in pools}
     for pool in pools.values():
         await pool.start()

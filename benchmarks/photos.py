@@ -6,12 +6,12 @@ python benchmarks/photos.py [PHOTO ...]   (default: frames of a real video, enla
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
-import onnxruntime as ort
 from common import Uint8Array, machine, read_frames, rounded, take_turns
 from mcjepa_server import Settings
 from mcjepa_server.accepted import PixelBudget
@@ -21,6 +21,9 @@ from mcjepa_server.frames import decode_squares
 from mcjepa_server.images import decode_image
 from mcjepa_server.memory import keep_freed_memory
 from mcjepa_server.scaling import resize_square
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it looks at its first import
+import onnxruntime as ort
 
 SIZES = ((640, 480), (1280, 960), (1920, 1080), (4000, 3000))
 QUALITY = 90

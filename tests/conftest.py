@@ -1,9 +1,12 @@
 """Videos for the tests of several folders, made on the spot."""
 
+import os
 from fractions import Fraction
 
 import numpy as np
 import pytest
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # for tests that import ONNX Runtime by themselves
 
 
 @pytest.fixture(scope="session")

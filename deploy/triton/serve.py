@@ -96,6 +96,7 @@ def environment(wheel: Path) -> dict[str, str]:
     path = [str(Path(sys.prefix, "bin")), os.environ.get("PATH", "")]
     return {
         **os.environ,
+        "ORT_DISABLE_TELEMETRY": "1",
         "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)),
         "PATH": os.pathsep.join(filter(None, path)),
     }

@@ -1,6 +1,9 @@
 """The command: files out, one line per error, exit codes."""
 
 import json
+import os
+import subprocess
+import sys
 
 import httpx2
 import numpy as np
@@ -154,3 +157,17 @@ def test_version(command, scripted, capsys):
     with pytest.raises(SystemExit):
         command(scripted(httpx2.Response(200)), "--version")
     assert capsys.readouterr().out.startswith("mcjepa-client 0.")
+
+
+@pytest.mark.parametrize("closed", [(0,), (2,), (0, 1, 2)])
+def test_closed_standard_streams_change_no_code(closed):
+    """Else a connection or an output file takes the number of a stream that the program writes to."""
+    program = "import sys; from mcjepa_client.cli import main; sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "info", "--server", "http://127.0.0.1:1"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=60,
+        preexec_fn=lambda: [os.close(descriptor) for descriptor in closed],
+    )
+    assert done.returncode == 3

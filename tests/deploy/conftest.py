@@ -53,6 +53,7 @@ VALUES = {
         "networkPolicy": {"enabled": False},
         "podDisruptionBudget": {"enabled": False},
     },
+    "for everybody": {"apiKeys": {"allowAnonymous": True}},
     "guarded": {
         "networkPolicy": {
             "clients": [
@@ -81,6 +82,7 @@ def render(chart):
     """The objects that values give, in the namespace prod and under the release name demo."""
 
     def documents(values):
+        values = {"apiKeys": {"existingSecret": "keys"}, **values}
         chart.validate_schema(values)
         files = chart.render(values, name="demo", namespace="prod")
         texts = [text for name, text in files.items() if name.endswith(".yaml")]

@@ -3,6 +3,7 @@
 import math
 import re
 import textwrap
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -263,11 +264,14 @@ def test_kserve_takes_the_place_of_triton(render, monkeypatch):
 
 
 def test_the_gateway_reads_the_keys_of_the_secret(render, monkeypatch, tmp_path):
-    objects = render({"apiKeys": {"hashes": {"alice": "a" * 64, "bob": "0" * 64}}})
+    bob = "0" * 64 + " expires=2999-12-31 scope=metrics"
+    objects = render({"apiKeys": {"hashes": {"alice": "a" * 64, "bob": bob}}})
     secret = of(objects, "Secret")
     path = tmp_path / "keys"
     path.write_text(secret["stringData"]["keys"])
-    assert read_keys(path) == {"alice": "a" * 64, "bob": "0" * 64}
+    keys = read_keys(path)
+    assert {name: key.digest for name, key in keys.items()} == {"alice": "a" * 64, "bob": "0" * 64}
+    assert (keys["bob"].expires, keys["bob"].scope) == (date(2999, 12, 31), "metrics")
 
     spec = pod(objects, "Deployment")
     (volume,) = [v["secret"] for v in spec["volumes"] if v["name"] == "keys"]
@@ -277,6 +281,21 @@ def test_the_gateway_reads_the_keys_of_the_secret(render, monkeypatch, tmp_path)
     assert str(settings.api_keys_file) == f"{mount['mountPath']}/{volume['items'][0]['path']}"
     assert "subPath" not in mount, "a changed Secret would never arrive"
     assert settings.production is True
+
+
+def test_the_gateway_is_told_whether_it_may_serve_everybody(rendered, monkeypatch):
+    settings = gateway_settings(rendered, monkeypatch)
+    assert settings.allow_anonymous == (settings.api_keys_file is None)
+
+
+def test_no_runtime_of_models_reports_its_use(render):
+    stateful, served = render({}), render({"engine": "kserve"})
+    container = pod(stateful, "StatefulSet")["containers"][0]
+    model = of(served, "InferenceService")["spec"]["predictor"]["model"]
+    for found in (container, model):
+        assert {"name": "ORT_DISABLE_TELEMETRY", "value": "1"} in found["env"]
+    for name in ("server/Dockerfile", "deploy/triton/Dockerfile"):
+        assert "ORT_DISABLE_TELEMETRY=1" in (ROOT / name).read_text()
 
 
 def test_prometheus_has_a_key_where_there_are_keys(render):

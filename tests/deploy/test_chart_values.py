@@ -13,7 +13,7 @@ CHART = Path(__file__).resolve().parents[2] / "deploy" / "helm" / "mcjepa"
 #: Set by the chart from values of its own.
 DERIVED = {
     "host", "port", "engine", "triton_urls", "model_repository", "api_keys_file", "production",
-    "drain_delay_s", "drain_timeout_s",
+    "allow_anonymous", "drain_delay_s", "drain_timeout_s",
 }  # fmt: skip
 
 
@@ -74,6 +74,7 @@ def test_every_value_has_a_comment():
         {"modelRepository": {"source": "s3", "s3": {"url": "https://bucket"}}},
         {"apiKeys": {"hashes": {"alice": "mcj_secret-in-clear"}}},
         {"apiKeys": {"hashes": {"a b": "0" * 64}}},
+        {"apiKeys": {"hashes": {"a": "0" * 64 + " expires=soon"}}},
         {"serviceMonitor": {"interval": "often"}},
     ],
 )
@@ -90,7 +91,12 @@ def test_wrong_values_are_refused(helm, chart, values):
         ({"modelRepository": {"source": "image"}}, "image.reference is needed"),
         ({"modelRepository": {"pvc": {"claimName": ""}}}, "claimName is needed"),
         ({"apiKeys": {"existingSecret": "a", "hashes": {"alice": "0" * 64}}}, "either"),
-        ({"gateway": {"settings": {"rate_limit_per_minute": 9}}}, "each API key"),
+        ({"apiKeys": {}}, "no API keys"),
+        ({"apiKeys": {"existingSecret": "a", "allowAnonymous": True}}, "either"),
+        (
+            {"apiKeys": {"allowAnonymous": True}, "gateway": {"settings": {"rate_limit_per_minute": 9}}},
+            "each API key",
+        ),
         ({"apiKeys": {"existingSecret": "a"}, "serviceMonitor": {"enabled": True}}, "apiKeySecret"),
         ({"gateway": {"autoscaling": {"queueDepth": None, "cpuUtilization": None}}}, "needs queueDepth"),
         ({"gateway": {"autoscaling": {"minReplicas": 11}}}, "above maxReplicas"),

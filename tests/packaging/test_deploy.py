@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 import yaml
@@ -48,6 +49,39 @@ def test_the_gateways_settings_are_settings(compose):
     assert names <= Settings.model_fields.keys()
     buckets = Settings(shape_buckets=environment["MCJEPA_SHAPE_BUCKETS"]).shape_buckets
     assert sorted((h, w) for w, h in buckets) == sorted(BUCKETS), "what the gateway pads to is warmed up"
+
+
+def test_the_gateway_serves_those_with_keys_alone(compose, root):
+    gateway, prometheus = compose["services"]["gateway"], compose["services"]["prometheus"]
+    environment = gateway["environment"]
+    secret = Path(environment["MCJEPA_API_KEYS_FILE"])
+    assert environment["MCJEPA_PRODUCTION"] == "true"
+    assert str(secret.parent) == "/run/secrets"
+    assert secret.name in gateway["secrets"]
+    scrape = yaml.safe_load((root / "deploy/prometheus/prometheus.yml").read_text())["scrape_configs"][0]
+    key = Path(scrape["authorization"]["credentials_file"])
+    assert key.name in prometheus["secrets"]
+    assert {secret.name, key.name} == compose["secrets"].keys()
+    ignored = subprocess.run(
+        ["git", "check-ignore", "secrets/keys", "secrets/metrics-key"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+    )
+    assert len(ignored.stdout.splitlines()) == 2, "a key must not be committed"
+
+
+def test_the_gateway_has_the_time_to_drain(compose):
+    settings = Settings()
+    grace = int(compose["services"]["gateway"]["stop_grace_period"].removesuffix("s"))
+    assert grace > settings.drain_delay_s + settings.drain_timeout_s
+
+
+def test_nothing_reports_its_use(compose):
+    grafana = compose["services"]["grafana"]["environment"]
+    assert grafana["GF_ANALYTICS_REPORTING_ENABLED"] == "false"
+    for name in ("triton", "triton-cpu"):
+        assert compose["services"][name]["environment"]["ORT_DISABLE_TELEMETRY"] == "1"
 
 
 def test_the_dashboard_asks_for_metrics_that_exist(root):

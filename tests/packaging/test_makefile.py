@@ -79,7 +79,8 @@ def test_developing_installs_torch_first(make, target):
 
 
 def test_serve_takes_host_and_port(make):
-    assert "mcjepa-server --host 0.0.0.0 --port 9000" in make("-n", "serve", "HOST=0.0.0.0", "PORT=9000")
+    plan = make("-n", "serve", "HOST=0.0.0.0", "PORT=9000", "KEYS=keys")
+    assert "mcjepa-server --host 0.0.0.0 --port 9000 --api-keys-file keys" in plan
 
 
 def test_serve_takes_the_engine_and_every_triton(make):
@@ -94,7 +95,7 @@ def test_triton_has_an_environment_of_its_own_without_torch(make):
     assert "torch" not in plan
 
 
-@pytest.mark.parametrize("variable", ["HOST", "PORT", "ENGINE", "TRITON_URL", "ARGS"])
+@pytest.mark.parametrize("variable", ["HOST", "PORT", "KEYS", "ENGINE", "TRITON_URL", "ARGS"])
 def test_variables_of_the_surroundings_are_not_arguments(make, monkeypatch, variable):
     monkeypatch.setenv(variable, "build-machine")
     assert "build-machine" not in make("-n", "serve", "test")

@@ -2,13 +2,18 @@
 
 import json
 import logging
+import os
 import re
+import subprocess
+import sys
+from datetime import date, timedelta
 
 import pytest
-from mcjepa_server import keys, logs
+from mcjepa_server import access, keys, logs
+from mcjepa_server.access import Access
 from mcjepa_server.cli import main
 from mcjepa_server.errors import RateLimited
-from mcjepa_server.keys import KeyFileError, KeyRing, add_key, hash_key
+from mcjepa_server.keys import Key, KeyFileError, KeyRing, add_key, hash_key, read_keys, revoke_key
 from mcjepa_server.ratelimit import RateLimit
 
 
@@ -78,11 +83,12 @@ def test_a_new_key_counts_without_a_restart_and_a_removed_one_no_longer(key_file
     bob = add_key(key_file, "bob")
     assert ring.identify(bob) is None  # the file is looked at once a second
     clock.now += 2
-    assert (ring.identify(alice), ring.identify(bob)) == ("alice", "bob")
+    assert (ring.identify(alice).name, ring.identify(bob).name) == ("alice", "bob")
     lines = key_file.read_text().splitlines(keepends=True)
     key_file.write_text(lines[1])
     clock.now += 2
-    assert (ring.identify(alice), ring.identify(bob)) == (None, "bob")
+    assert ring.identify(alice) is None
+    assert ring.identify(bob).name == "bob"
 
 
 @pytest.mark.parametrize("damage", ["", "alice plainkey\n", None])
@@ -95,7 +101,7 @@ def test_a_broken_change_leaves_the_keys_that_were(key_file, caplog, damage):
     else:
         key_file.write_text(damage)
     clock.now += 2
-    assert ring.identify(alice) == "alice"
+    assert ring.identify(alice).name == "alice"
     assert "stay valid" in caplog.text
     assert "plainkey" not in caplog.text
 
@@ -116,6 +122,9 @@ def test_keys_are_hashed_at_rest_and_private(key_file):
         ("alice\n", "line 1: expected NAME and a SHA-256"),
         (f"a {'0' * 64}\na {'1' * 64}\n", "line 2: the name a is there twice"),
         ("\xff", "line 1"),
+        (f"a {'0' * 64} expires=2026-02-30\n", "line 1: expected a date"),
+        (f"a {'0' * 64} expires=soon\n", "line 1: expected a date"),
+        (f"a {'0' * 64} scope=all-of-it\n", "line 1: after the hash, expected"),
     ],
 )
 def test_broken_files(key_file, text, message):
@@ -130,8 +139,117 @@ def test_all_hashes_are_compared(key_file, monkeypatch):
     ring = KeyRing(key_file)
     compared = []
     monkeypatch.setattr(keys.hmac, "compare_digest", lambda a, b: compared.append(b) or a == b)
-    assert ring.identify(ring_keys[0]) == "a"
+    assert ring.identify(ring_keys[0]).name == "a"
     assert len(compared) == 3
+
+
+def test_lines_come_back_as_they_were_written():
+    for key in (
+        Key("a", "0" * 64),
+        Key("b.c-d_e", "f" * 64, date(2026, 12, 31), "metrics", True),
+        Key("c", "1" * 64, date(2026, 1, 1)),
+    ):
+        assert Key.parse(key.line) == key
+
+
+ADD_ONE = """
+import sys
+from pathlib import Path
+from mcjepa_server.keys import add_key
+for number in range(5):
+    add_key(Path(sys.argv[1]), f"{sys.argv[2]}-{number}")
+"""
+
+
+def test_keys_that_are_added_at_once_are_all_kept(key_file):
+    command = [sys.executable, "-c", ADD_ONE, str(key_file)]
+    adders = [subprocess.Popen([*command, name]) for name in ("a", "b", "c", "d")]
+    assert [adder.wait(timeout=60) for adder in adders] == [0] * 4
+    assert read_keys(key_file).keys() == {f"{name}-{number}" for name in "abcd" for number in range(5)}
+    assert [path.name for path in key_file.parent.iterdir()] == [key_file.name]
+
+
+def test_a_change_is_on_disk_before_it_takes_the_place_of_the_file(key_file, monkeypatch):
+    did = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *a, n=name, f=real, **k: (did.append(n), f(*a, **k))[1])
+    add_key(key_file, "alice")
+    assert did == ["fsync", "replace", "fsync"]  # the file, and then its folder
+
+
+def test_comments_mode_and_links_are_kept(key_file, tmp_path):
+    real = tmp_path / "real"
+    real.write_text(f"# those of the lab\nold {'0' * 64}")
+    real.chmod(0o644)
+    key_file.symlink_to(real)
+    add_key(key_file, "alice")
+    revoke_key(key_file, "old")
+    lines = real.read_text().splitlines()
+    assert lines[:2] == ["# those of the lab", f"old {'0' * 64} revoked"]
+    assert lines[2].startswith("alice ")
+    assert real.stat().st_mode & 0o777 == 0o644
+    assert key_file.is_symlink()
+
+
+def test_a_file_of_comments_takes_its_first_key(key_file):
+    key_file.write_text("# nobody yet\n")
+    add_key(key_file, "alice")
+    assert read_keys(key_file).keys() == {"alice"}
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_a_revoked_key_is_refused_without_a_restart_even_if_it_was_the_last(
+    serve, key_file, check_problem, last
+):
+    alice = add_key(key_file, "alice")
+    if not last:
+        add_key(key_file, "bob")
+    client = serve(api_keys_file=key_file)
+    assert client.get("/v1/info", headers=bearer(alice)).status_code == 200
+    revoke_key(key_file, "alice")
+    keyring_of(client)._checked = -10.0
+    reply = client.get("/v1/info", headers=bearer(alice))
+    check_problem(reply, 401, "unauthorized")
+    assert "invalid_token" in reply.headers["www-authenticate"]
+    again = add_key(key_file, "alice")
+    keyring_of(client)._checked = -10.0
+    assert client.get("/v1/info", headers=bearer(again)).status_code == 200
+    check_problem(client.get("/v1/info", headers=bearer(alice)), 401, "unauthorized")
+
+
+def keyring_of(client):
+    layer = client.app.middleware_stack
+    while not isinstance(layer, Access):
+        layer = layer.app
+    return layer._keys
+
+
+def test_a_key_counts_through_its_last_day(serve, key_file, check_problem, monkeypatch):
+    alice = add_key(key_file, "alice", expires=keys.today())
+    client = serve(api_keys_file=key_file)
+    assert client.get("/v1/info", headers=bearer(alice)).status_code == 200
+    tomorrow = keys.today() + timedelta(days=1)
+    monkeypatch.setattr(access, "today", lambda: tomorrow)
+    body = check_problem(client.get("/v1/info", headers=bearer(alice)), 401, "unauthorized")
+    assert str(keys.today()) in body["detail"]
+    with pytest.raises(KeyFileError, match="expires"):
+        add_key(key_file, "bob", expires=keys.today() - timedelta(days=1))
+
+
+def test_a_key_for_metrics_reads_them_and_nothing_else(serve, key_file, check_problem, pair):
+    scraper, alice = add_key(key_file, "prometheus", scope="metrics"), add_key(key_file, "alice")
+    client = serve(api_keys_file=key_file, rate_limit_per_minute=3)
+    for _ in range(5):  # a rate is for those who ask for work
+        assert client.get("/metrics", headers=bearer(scraper)).status_code == 200
+    assert client.get("/metrics", headers=bearer(alice)).status_code == 200
+    for reply in (
+        client.get("/v1/info", headers=bearer(scraper)),
+        client.post("/v1/flow", files=pair, headers=bearer(scraper)),
+        client.get("/v1/metrics", headers=bearer(scraper)),
+    ):
+        check_problem(reply, 403, "forbidden")
+    assert "403" in client.app.openapi()["paths"]["/v1/flow"]["post"]["responses"]
 
 
 def test_the_rate_of_a_key(serve, key_file, check_problem):
@@ -177,10 +295,110 @@ def test_production_needs_keys(capsys, key_file):
 def test_the_command_makes_a_key(capsys, key_file):
     assert main(["--api-keys-file", str(key_file), "--add-api-key", "alice"]) == 0
     said = capsys.readouterr()
-    assert KeyRing(key_file).identify(said.out.strip()) == "alice"
+    assert KeyRing(key_file).identify(said.out.strip()).name == "alice"
     for name in ("alice", "a b", ""):
         with pytest.raises(SystemExit):
             main(["--api-keys-file", str(key_file), "--add-api-key", name])
+
+
+def test_the_command_lists_and_revokes_keys(capsys, key_file, monkeypatch):
+    monkeypatch.setenv("MCJEPA_API_KEYS_FILE", str(key_file))
+    monkeypatch.setenv("MCJEPA_HOST", "0.0.0.0")  # as in a container
+    assert main(["keys", "add", "alice", "--expires", "2999-12-31"]) == 0
+    alice = capsys.readouterr().out.strip()
+    assert main(["keys", "add", "prometheus", "--scope", "metrics"]) == 0
+    assert main(["--add-api-key", "bob"]) == 0
+    assert main(["keys", "revoke", "bob"]) == 0
+    capsys.readouterr()
+    assert main(["keys", "list", "--api-keys-file", str(key_file)]) == 0
+    rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert rows == [
+        ["alice", "active", "expires 2999-12-31", "scope all"],
+        ["prometheus", "active", "expires never", "scope metrics"],
+        ["bob", "revoked", "expires never", "scope all"],
+    ]
+    assert alice not in key_file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["keys", "revoke", "nobody"], "nobody"),
+        (["keys", "add", "alice"], "alice"),
+        (["keys", "add", "bob", "--expires", "2020-01-01"], "2020-01-01"),
+        (["keys", "add", "bob", "--expires", "tomorrow"], "tomorrow"),
+        (["keys", "add", "a b"], "a b"),
+        (["keys"], "COMMAND"),
+    ],
+)
+def test_what_cannot_be_done_to_keys_ends_with_2_and_changes_nothing(
+    capsys, key_file, monkeypatch, arguments, message
+):
+    monkeypatch.setenv("MCJEPA_API_KEYS_FILE", str(key_file))
+    add_key(key_file, "alice")
+    before = key_file.read_text()
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert key_file.read_text() == before
+
+
+def test_keys_need_a_file(capsys):
+    with pytest.raises(SystemExit):
+        main(["keys", "list"])
+    assert "MCJEPA_API_KEYS_FILE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "0.0.0.0",
+        "::",
+        "",
+        "0",
+        "192.0.2.7",
+        "fe80::1%lo",
+        "::ffff:192.0.2.7",
+        "my-host",
+        "localhost.evil.org",
+    ],
+)
+def test_an_address_of_others_needs_keys_or_a_word(capsys, monkeypatch, host):
+    monkeypatch.setattr("mcjepa_server.cli.serve", lambda *_: 0)
+    monkeypatch.setattr("mcjepa_server.cli.bind", lambda *_: [])
+    command = ["--host", host, "--engine", "triton"]
+    with pytest.raises(SystemExit) as ended:
+        main(command)
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    for word in (
+        "--api-keys-file",
+        "MCJEPA_API_KEYS_FILE",
+        "--allow-anonymous",
+        "MCJEPA_ALLOW_ANONYMOUS",
+        host,
+    ):
+        assert word in line
+    assert main([*command, "--allow-anonymous"]) == 0
+    monkeypatch.setenv("MCJEPA_ALLOW_ANONYMOUS", "1")
+    assert main(command) == 0
+    with pytest.raises(SystemExit):  # it does not lift what was asked for
+        main([*command, "--production"])
+
+
+def test_an_address_of_others_with_keys_is_served(monkeypatch, key_file):
+    monkeypatch.setattr("mcjepa_server.cli.serve", lambda *_: 0)
+    monkeypatch.setattr("mcjepa_server.cli.bind", lambda *_: [])
+    add_key(key_file, "alice")
+    assert main(["--host", "0.0.0.0", "--engine", "triton", "--api-keys-file", str(key_file)]) == 0
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.10", "::1", "localhost", "LocalHost."])
+def test_the_own_machine_needs_no_keys(monkeypatch, host):
+    monkeypatch.setattr("mcjepa_server.cli.serve", lambda *_: 0)
+    monkeypatch.setattr("mcjepa_server.cli.bind", lambda *_: [])
+    assert main(["--host", host, "--engine", "triton"]) == 0
 
 
 @pytest.mark.parametrize(

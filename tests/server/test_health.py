@@ -1,11 +1,13 @@
 """Liveness and readiness, and every fault of an engine."""
 
 import logging
+import subprocess
 
 import pytest
 from mcjepa_server import Settings, create_app
 from mcjepa_server.engines.fake import FakeEngine
 from mcjepa_server.errors import ContractError
+from mcjepa_server.service import Service
 from starlette.testclient import TestClient
 
 
@@ -123,6 +125,97 @@ def test_draining_ends_readiness_and_serves_what_still_arrives(serve, pair, chec
     assert client.get("/healthz").status_code == 200
     client.portal.call(client.app.state.service.check)
     assert client.get("/readyz").status_code == 503
+
+
+def fail(*_, **__):
+    raise OSError("no more processes")
+
+
+def test_a_server_that_cannot_decode_is_not_ready_until_it_can(serve, pair, check_problem, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(subprocess, "Popen", fail)
+        client = serve(decode_processes=1)
+        body = check_problem(client.get("/readyz"), 503, "not_ready")
+        assert "decode" in body["detail"]
+        assert client.get("/v1/info").json()["reason"] == body["detail"]
+        assert (
+            check_problem(client.post("/v1/flow", files=pair), 503, "not_ready")["detail"] == body["detail"]
+        )
+        client.portal.call(client.app.state.service.check)
+        check_problem(client.get("/readyz"), 503, "not_ready")
+        assert client.get("/healthz").status_code == 200  # a restart would start no process either
+    client.portal.call(client.app.state.service.check)
+    assert client.get("/readyz").status_code == 200
+    assert client.post("/v1/flow", files=pair).status_code == 200
+
+
+def test_a_server_that_loses_its_decoders_is_not_ready_with_the_first_request(
+    serve, pair, check_problem, monkeypatch
+):
+    client = serve(decode_processes=1, readiness_interval_s=1000)
+    for worker in client.app.state.service.decoders._idle:
+        worker._process.kill()
+        worker._process.wait()
+    with monkeypatch.context() as patched:
+        patched.setattr(subprocess, "Popen", fail)
+        check_problem(client.post("/v1/flow", files=pair), 503, "not_ready")
+        check_problem(client.get("/readyz"), 503, "not_ready")
+
+
+def test_a_failure_of_the_watcher_itself_does_not_end_it(serve, monkeypatch, caplog):
+    async def fail(service):
+        tries.append(1)
+        if len(tries) == 3:
+            service.decoders.failure = "seen"
+        raise RuntimeError("can't start new thread")
+
+    tries = []
+    monkeypatch.setattr(Service, "_look_after", fail)
+    client = serve(readiness_interval_s=0.001)
+    while client.get("/readyz").status_code == 200:
+        pass
+    assert "can't start new thread" in caplog.text
+
+
+@pytest.mark.parametrize("fault", ["hang", "nan"])
+def test_an_engine_of_this_process_that_does_not_recover_ends_liveness(serve, check_problem, fault):
+    engine = FakeEngine(fault=fault)
+    client = serve(engine, request_timeout_s=0.05, readiness_interval_s=1000)
+    service = client.app.state.service
+    codes = [client.get("/healthz").status_code]
+    for _ in range(2):
+        client.portal.call(service.check)
+        codes.append(client.get("/healthz").status_code)
+    assert codes == [200, 200, 503]
+    body = check_problem(client.get("/healthz"), 503, "not_ready")
+    assert "3 canary" in body["detail"]
+    engine.fault = None
+    client.portal.call(service.check)
+    assert [client.get(path).status_code for path in ("/healthz", "/readyz")] == [200, 200]
+
+
+@pytest.mark.parametrize("fault", ["hang", "fail", "nan"])
+def test_a_triton_that_is_away_does_not_end_liveness(serve, fault):
+    settings = {"triton_urls": "triton:8001", "request_timeout_s": 0.05, "readiness_interval_s": 1000}
+    client = serve(FakeEngine(fault=fault), **settings)
+    for _ in range(4):
+        client.portal.call(client.app.state.service.check)
+    assert client.get("/readyz").status_code == 503
+    assert client.get("/healthz").status_code == 200
+
+
+def test_a_model_repository_that_is_wrong_does_not_end_liveness(serve):
+    client = serve(readiness_interval_s=1000)
+    service = client.app.state.service
+
+    async def refuse():
+        raise ContractError("mcjepa_flow: parameter 'stride' is 'x', expected a positive whole number")
+
+    service._engine = None
+    service._make_engine = refuse
+    for _ in range(4):
+        client.portal.call(service.check)
+    assert [client.get(path).status_code for path in ("/healthz", "/readyz")] == [200, 503]
 
 
 def test_the_engine_is_closed_at_the_end():

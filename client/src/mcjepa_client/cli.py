@@ -20,6 +20,7 @@ from mcjepa_client._cli_video import BatchError, add_commands
 from mcjepa_client._client import Client
 from mcjepa_client._errors import ConnectionFailedError, InputError, McjepaError, ServiceUnavailableError
 from mcjepa_client._results import Direction, FlowFormat, choose_embed_format, choose_flow_format
+from mcjepa_client._streams import open_standard_streams
 from mcjepa_client._version import __version__
 from mcjepa_client.flow_viz import check_max_flow, largest_motion
 
@@ -45,6 +46,7 @@ An API key, where the server asks for one, is read from {API_KEY_VARIABLE}: argu
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; errors are one line on standard error."""
+    open_standard_streams()
     arguments = _parser().parse_args(argv)
     command: Callable[[argparse.Namespace], None] = arguments.command
     try:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+import os
 import signal
-import sys
+import socket
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,12 +18,13 @@ from typing import NoReturn, get_args
 import uvicorn
 from fastapi import FastAPI
 
-from mcjepa_server import logs, tracing
+from mcjepa_server import cli_keys, logs, tracing
 from mcjepa_server.app import create_app
 from mcjepa_server.config import EngineName, Settings
 from mcjepa_server.engines.select import find_model_repository
 from mcjepa_server.errors import ContractError
-from mcjepa_server.keys import KeyFileError, add_key
+from mcjepa_server.keys import KeyFileError
+from mcjepa_server.listening import AddressError, bind, is_loopback
 from mcjepa_server.memory import GATEWAY_BYTES, keep_freed_memory
 from mcjepa_server.protocol import bounded_protocol
 from mcjepa_server.service import Service
@@ -29,12 +32,26 @@ from mcjepa_server.startup import ConfigError, load_settings, unknown_variables
 from mcjepa_server.version import __version__
 
 logger = logging.getLogger(__name__)
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+STOPPED, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+_LAST_THREADS_S = 5.0  # for threads to end after everything else has
+
+_EPILOG = """\
+exit codes:
+  0    stopped by a signal, after what was inside had finished
+  1    could not serve: the address is taken, not allowed or unknown, or the system has no room for threads
+  2    a wrong option, variable, file of keys or model repository; nothing was started
+  130  ended at once by a second Ctrl-C, or by one before it had started
+
+Each setting is also an environment variable: MCJEPA_ and its name in capitals, for example
+MCJEPA_MAX_BODY_BYTES; /v1/info shows the limits in force.
+"""
 
 
 class Server(uvicorn.Server):
     """Uvicorn that ends in steps: readiness off; after ``drain_delay_s`` no new connections; what is inside
-    finishes, within ``drain_timeout_s``. An interrupt from the keyboard, or a second signal, skips the delay.
+    finishes, within ``drain_timeout_s``. An interrupt from the keyboard, or a second signal, skips the delay;
+    a second interrupt ends the process at once.
     """
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
@@ -44,12 +61,22 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         first = self._exit_at is None
+        if self.should_exit and sig == signal.SIGINT:
+            logger.warning("ended at once by a second interrupt; requests inside were cut off")
+            logging.shutdown()
+            os._exit(INTERRUPTED)
         self._service.drain()
         self._exit_at = time.monotonic() + self._service.settings.drain_delay_s
-        if first and sig == signal.SIGTERM:
-            self._captured_signals.append(sig)
-        else:
-            super().handle_exit(sig, frame)
+        self._captured_signals.append(sig)  # which uvicorn raises again at the end
+        if sig == signal.SIGINT or not first:
+            self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started and sockets:  # uvicorn says so for those alone that it has bound itself
+            host, port = sockets[0].getsockname()[:2]
+            address = f"[{host}]" if ":" in host else host
+            logger.info("Uvicorn running on http://%s:%d (Press CTRL+C to quit)", address, port)
 
     async def on_tick(self, counter: int) -> bool:
         if self._exit_at is not None and time.monotonic() >= self._exit_at:
@@ -58,31 +85,47 @@ class Server(uvicorn.Server):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serves until it is told to stop. Exit codes: 0 stopped, 1 could not start, 2 wrong options."""
+    """Serve until told to stop, or run a command on the API keys; the exit code, as ``--help`` lists them.
+
+    Raises SystemExit for a wrong option or setting, after one line on standard error.
+    """
     parser = _parser()
-    given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
-    new_key = given.pop("add_api_key", None)
+    arguments = parser.parse_args(argv)
+    given = {name: getattr(arguments, name, None) for name in Settings.model_fields}
     try:
-        settings = load_settings(given)
-        if new_key is not None:
-            return _add_key(settings, new_key)
+        settings = load_settings({name: value for name, value in given.items() if value is not None})
+        if arguments.command == "keys" or arguments.add_api_key is not None:
+            return _change_keys(settings, arguments)
+        _check_exposure(settings)
         if not settings.uses_triton:
             find_model_repository(settings)
         app = create_app(settings)
         if settings.tracing:
             _start_tracing()
+        sockets = bind(settings.host, settings.port)
+    except AddressError as error:
+        parser.exit(FAILED, f"{parser.prog}: error: {error}\n")
     except (ConfigError, ContractError, KeyFileError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
-    return serve(settings, app)
+        parser.exit(WRONG, f"{parser.prog}: error: {error}\n")
+    return serve(settings, app, sockets)
 
 
-def _add_key(settings: Settings, name: str) -> int:
+def _change_keys(settings: Settings, arguments: argparse.Namespace) -> int:
     if settings.api_keys_file is None:
-        raise ConfigError("--add-api-key needs --api-keys-file or MCJEPA_API_KEYS_FILE")
-    key = add_key(settings.api_keys_file, name)
-    sys.stderr.write(f"added {name} to {settings.api_keys_file}; the key is shown this once:\n")
-    sys.stdout.write(key + "\n")
-    return 0
+        raise ConfigError("name the file of API keys: --api-keys-file or MCJEPA_API_KEYS_FILE")
+    if arguments.command == "keys":
+        return cli_keys.run(arguments, settings.api_keys_file)
+    return cli_keys.add(settings.api_keys_file, arguments.add_api_key)
+
+
+def _check_exposure(settings: Settings) -> None:
+    """Raises ConfigError where others would be served without being asked for a key."""
+    if settings.api_keys_file is None and not settings.allow_anonymous and not is_loopback(settings.host):
+        raise ConfigError(
+            f"no API keys configured: anyone who can reach {settings.host}:{settings.port} could use this "
+            "server; give --api-keys-file FILE (MCJEPA_API_KEYS_FILE), which `mcjepa-server keys add` makes, "
+            "or --allow-anonymous (MCJEPA_ALLOW_ANONYMOUS=1), or listen at 127.0.0.1"
+        )
 
 
 def _start_tracing() -> None:
@@ -108,34 +151,54 @@ def make_server(settings: Settings, app: FastAPI) -> Server:
     return Server(config, app.state.service)
 
 
-def serve(settings: Settings, app: FastAPI) -> int:
-    """Serves the application until a signal. 0 if it was served, 1 if it could not be."""
+def serve(settings: Settings, app: FastAPI, sockets: list[socket.socket] | None = None) -> int:
+    """Serve the application until a signal, at bound sockets or else at the settings' address.
+
+    Returns 0 if it was served, 1 if it could not be.
+    """
     keep_freed_memory(GATEWAY_BYTES)
     logs.configure(settings.log_format)
     for complaint in unknown_variables():
         logger.warning(complaint)
-    if settings.api_keys_file is None and settings.host not in _LOOPBACK:
-        logger.warning("everybody who reaches %s may ask: set MCJEPA_API_KEYS_FILE", settings.host)
+    if settings.api_keys_file is None and not is_loopback(settings.host):
+        logger.warning("anyone who can reach %s:%d can use this server", settings.host, settings.port)
     server = make_server(settings, app)
     for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them again after an orderly end
         signal.signal(number, _stop)
     try:
-        server.run()
+        server.run(sockets)
+        code = STOPPED if server.started else FAILED
+    except SystemExit as ended:  # of _stop, or of uvicorn where the application could not start
+        code = STOPPED if ended.code == STOPPED else FAILED
     finally:
         tracing.use(None)  # sends what it holds
-    return 0 if server.started else 1
+    _end_of_threads(code)
+    return code
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    raise SystemExit(0)
+    raise SystemExit(STOPPED)
+
+
+def _end_of_threads(code: int) -> None:
+    """Python would wait for a thread whose inference never returns: the process ends without it."""
+    deadline = time.monotonic() + _LAST_THREADS_S
+    others = [thread for thread in threading.enumerate() if thread is not threading.current_thread()]
+    for thread in others:
+        if not thread.daemon:
+            thread.join(max(0.0, deadline - time.monotonic()))
+    if any(thread.is_alive() and not thread.daemon for thread in others):
+        logger.warning("ended without an inference that never returned")
+        logging.shutdown()
+        os._exit(code)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mcjepa-server",
         description="Serve optical flow and image embeddings over HTTP.",
-        epilog="Each setting is also an environment variable: MCJEPA_ and its name in capitals, "
-        "for example MCJEPA_MAX_BODY_BYTES; /v1/info shows the limits in force.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--host", help="address to listen on (default 127.0.0.1)")
     parser.add_argument("--port", type=int, help="port to listen on (default 8000)")
@@ -163,7 +226,12 @@ def _parser() -> argparse.ArgumentParser:
         "--api-keys-file", type=Path, metavar="FILE", help="names and hashes of the API keys that may ask"
     )
     parser.add_argument(
-        "--add-api-key", metavar="NAME", help="make a key, put its hash into the file, print it, and end"
+        "--allow-anonymous",
+        action="store_true",
+        default=None,
+        help="serve everybody at an address that others can reach, without API keys",
     )
+    parser.add_argument("--add-api-key", metavar="NAME", help="the same as `keys add NAME`")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    cli_keys.add_commands(parser.add_subparsers(dest="command", metavar="COMMAND"))
     return parser

@@ -60,6 +60,9 @@ class Settings(BaseSettings):
     api_keys_file: Path | None = Field(
         default=None, description="File of the names and hashes of API keys; without it everybody may ask."
     )
+    allow_anonymous: bool = Field(
+        default=False, description="Serve everybody at an address that others can reach, without API keys."
+    )
     rate_limit_per_minute: int = Field(
         default=0, ge=0, description="Requests of one API key in a minute, more get 429; 0 is no limit."
     )
@@ -142,6 +145,14 @@ class Settings(BaseSettings):
         le=64,
         description="Processes that decode images; 0 decodes in the server's own, which a decoder can crash.",
     )
+    decode_memory_bytes: int = Field(
+        default=2**32,
+        ge=2**29,
+        description="Address space of such a process in bytes, or less where this process has a limit.",
+    )
+    decode_timeout_s: float = Field(
+        default=30.0, gt=0, description="For such a process to decode one file, else it is ended and 504."
+    )
     # Kept under the size at which Pillow itself starts to warn of decompression bombs (89 Mpx).
     max_image_pixels: int = Field(default=2**26, ge=256, le=89_000_000, description="Pixels of one image.")
     max_request_pixels: int = Field(
@@ -194,7 +205,7 @@ class Settings(BaseSettings):
     def _guarded(self) -> Self:
         if self.production and self.api_keys_file is None:
             raise ValueError(
-                "MCJEPA_PRODUCTION needs MCJEPA_API_KEYS_FILE; mcjepa-server --add-api-key makes one"
+                "MCJEPA_PRODUCTION needs MCJEPA_API_KEYS_FILE; `mcjepa-server keys add` makes one"
             )
         if self.rate_limit_per_minute and self.api_keys_file is None:
             raise ValueError(

@@ -3,40 +3,36 @@
 from __future__ import annotations
 
 import os
-import pickle
-import struct
-from io import BufferedReader
 
-from mcjepa_server.handover import goes_by_file, hand_over
+from mcjepa_server.decoder_protocol import CALL, DONE, MAGIC, REPLY, answer
 
-HEAD = struct.Struct("<Q")  # before each message: its bytes
-MEMORY_BYTES = 2**32  # of address space of one process: the largest image, thrice, and the libraries
+SOCKET = 0  # beside it there are 1 and 2, which lead nowhere
+_READ_AHEAD = 2**16
 _KEPT_BYTES = 2**23  # free memory that it keeps for the next file; a frame of 1024x448 takes 6 MB
+_OPEN_FILES = 64  # libraries are opened after that, one at a time
 
 
-def serve(descriptor: int) -> None:
-    """Runs what comes by the socket, one call after the other, until the other end is closed."""
-    with open(descriptor, "rb") as calls, open(descriptor, "wb", closefd=False) as replies:
-        while head := calls.read(HEAD.size):
-            reply = _reply(calls, *HEAD.unpack(head))
-            replies.write(HEAD.pack(len(reply)) + reply)  # at once: each piece would wake the server
-            replies.flush()
+def serve(memory_bytes: int) -> None:
+    """Answers calls that come by the socket, one after the other, until the other end is closed."""
+    confine(memory_bytes)
+    _send(REPLY.pack(MAGIC, 0, DONE, 0, 0, 0), b"")  # ready
+    with open(SOCKET, "rb", _READ_AHEAD) as calls:
+        while head := calls.read(CALL.size):
+            _, number, size = CALL.unpack(head)
+            _send(*answer(number, calls.read(size), calls))
 
 
-def _reply(calls: BufferedReader, size: int) -> bytes:
-    """(result, None) or (None, error), pickled; bytes of a result go by the file, which was read by then."""
-    try:
-        function, args, path = pickle.loads(calls.read(size))
-        result = function(*args)
-        if goes_by_file(result):
-            os.truncate(path, 0)
-        return pickle.dumps((hand_over(result, path), None), pickle.HIGHEST_PROTOCOL)
-    except BaseException as error:
-        return pickle.dumps((None, error), pickle.HIGHEST_PROTOCOL)
+def _send(head: bytes, payload: bytes) -> None:
+    """Together: each piece would wake the server."""
+    parts = [memoryview(head), memoryview(payload)]
+    while any(parts):
+        sent = os.writev(SOCKET, parts)
+        taken = [min(sent, len(parts[0])), max(0, sent - len(parts[0]))]
+        parts = [part[size:] for part, size in zip(parts, taken, strict=True)]
 
 
-def confine() -> None:
-    """The first call of each process: bounded memory, no core files, no say in the terminal."""
+def confine(memory_bytes: int) -> None:
+    """Bounds memory, files and descriptors: no core, no file is written, no say in the terminal."""
     import resource
     import signal
 
@@ -46,6 +42,20 @@ def confine() -> None:
     # should NumPy be needed: else a thread, and memory, for each core
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which drains first
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    wanted = {
+        resource.RLIMIT_AS: memory_bytes,
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_FSIZE: 0,
+        resource.RLIMIT_NOFILE: _OPEN_FILES,
+    }
+    for name, value in wanted.items():
+        bound = smallest(value, *resource.getrlimit(name))
+        resource.setrlimit(name, (bound, bound))
     keep_freed_memory(_KEPT_BYTES)
+
+
+def smallest(wanted: int, *inherited: int) -> int:
+    """The limit wanted, or an inherited one that is smaller: a process may lower its limits alone."""
+    import resource
+
+    return min([wanted, *(limit for limit in inherited if limit != resource.RLIM_INFINITY)])

@@ -11,52 +11,84 @@ from typing import TypeVar
 from anyio.to_thread import run_sync
 from prometheus_client import Counter
 
-from mcjepa_server.errors import DeadlineExceeded, NotReady, UndecodableImage
-from mcjepa_server.workers import BrokenWorker, NoWorker, Worker
+from mcjepa_server.accepted import PixelBudget
+from mcjepa_server.config import Settings
+from mcjepa_server.confined import smallest
+from mcjepa_server.decoder_protocol import BrokenWorker, GarbledReply
+from mcjepa_server.errors import DeadlineExceeded, InternalError, NotReady, UndecodableImage
+from mcjepa_server.frames import decode_frame
+from mcjepa_server.geometry import Plan
+from mcjepa_server.workers import NoWorker, Worker
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 FILES_AT_ONCE = 2  # of one request, so that others have their turn
-TIMEOUT_S = 30.0  # of one call; the largest file that is allowed takes a few seconds
+_NO_PROCESS = "no process can be started to decode images"
+_CANARY = b"P4 256 256\n" + bytes(256 * 256 // 8)  # not to be scaled, which would need NumPy
 
 
 class Decoders:
-    """Runs functions on hostile bytes, a bounded number at once, off the event loop.
+    """Runs the functions of :mod:`mcjepa_server.frames`, a bounded number at once, off the event loop.
 
-    A process that dies or hangs costs the file it was working on; another one takes its place. With 0
-    processes it is threads of this process, for tests and for platforms without processes to spare.
+    A process that dies, hangs or answers what was not asked costs the file it was working on; another one
+    takes its place. With 0 processes it is threads of this process, for tests and for platforms without
+    processes to spare.
     """
 
-    def __init__(self, processes: int, failures: Counter) -> None:
-        self._processes = processes
-        self._turns = asyncio.Semaphore(processes or os.cpu_count() or 1)
+    def __init__(self, settings: Settings, failures: Counter) -> None:
+        self._processes = settings.decode_processes
+        self._timeout_s = settings.decode_timeout_s
+        self._turns = asyncio.Semaphore(self._processes or os.cpu_count() or 1)
+        self._lost_turns = 0  # of processes that could not be started while others work
         self._failures = failures
         self._idle: list[Worker] = []
+        self._starting = self._working = 0
+        #: Address space of one process in bytes, 0 without processes.
+        self.memory_bytes = _address_space(settings.decode_memory_bytes) if self._processes else 0
+        #: Why nothing can be decoded, None while it can.
+        self.failure: str | None = None
 
     async def start(self) -> None:
-        """Starts the processes ahead of the first request, which starts those that do not come up in time."""
-        starts = (Worker.start() for _ in range(self._processes))
+        """Start the processes that are missing; for the first requests, and whenever some were lost."""
+        await self._drop_dead()
+        missing = self._processes - len(self._idle) - self._working - self._starting
+        starts = (self._begin() for _ in range(missing))
         for outcome in await asyncio.gather(*starts, return_exceptions=True):
-            if isinstance(outcome, Worker):
-                self._idle.append(outcome)
+            if isinstance(outcome, NoWorker):
+                if not self._idle and not self._working:
+                    self._fail(outcome)
+            elif isinstance(outcome, BaseException):
+                raise outcome
             else:
-                logger.warning("a decoder process did not start: %r", outcome)
+                self._idle.append(outcome)
+                if self._lost_turns:
+                    self._lost_turns -= 1
+                    self._turns.release()
 
     async def stop(self) -> None:
-        """Ends the processes. One that still works for somebody ends with this process."""
+        """End the processes. One that still works for somebody ends with this process."""
         await asyncio.gather(*(worker.end() for worker in self._idle))
         self._idle.clear()
+
+    async def check(self, plan: Plan) -> None:
+        """Decode a tiny image the way of all others. Raises NotReady if no process can be started."""
+        await self.run(decode_frame, _CANARY, "canary", PixelBudget(2**16, 2**16), plan, param="canary")
 
     async def run(self, function: Callable[..., T], *args: object, param: str) -> T:
         """The function's result, or its error. ``param`` names the part in errors of the decoder itself.
 
-        A caller who is cancelled leaves at once; the process finishes the file by itself.
+        A caller who is cancelled leaves at once: its turn goes to the next, or, where a process has begun,
+        after that has finished the file. Raises NotReady, DeadlineExceeded, InternalError, or what the
+        function raises.
         """
+        await self._turns.acquire()  # which takes none of the time of a call
         if not self._processes:
-            async with self._turns:
+            try:
                 return await run_sync(function, *args)
+            finally:
+                self._turns.release()
         task = asyncio.create_task(self._guarded(function, args, param))
         task.add_done_callback(_look_at_result)
         return await asyncio.shield(task)
@@ -70,9 +102,13 @@ class Decoders:
                 return await self._in_process(function, args)
         except NoWorker as error:
             self._failures.inc()
-            logger.error("no process can be started to decode %s: %s", param, error)
-            raise NotReady(
-                "no process can be started to decode images", headers={"Retry-After": "5"}
+            self._fail(error)
+            raise NotReady(_NO_PROCESS, headers={"Retry-After": "5"}) from None
+        except GarbledReply as error:
+            self._failures.inc()
+            logger.error("a decoder process answered %s with what was not asked, twice: %s", param, error)
+            raise InternalError(
+                f"{param} cannot be decoded: the decoder gave no answer of use", param=param
             ) from None
         except BrokenWorker:
             self._failures.inc()
@@ -82,31 +118,68 @@ class Decoders:
             ) from None
         except TimeoutError:
             self._failures.inc()
-            logger.error("a decoder process took over %g s for %s and was ended", TIMEOUT_S, param)
+            logger.error("a decoder process took over %g s for %s and was ended", self._timeout_s, param)
             raise DeadlineExceeded(
-                f"decoding {param} did not finish within {TIMEOUT_S:g} s (decode_timeout_s)"
+                f"decoding {param} did not finish within {self._timeout_s:g} s (decode_timeout_s)"
             ) from None
+        finally:
+            self._turns.release()
 
     async def _in_process(self, function: Callable[..., T], args: tuple[object, ...]) -> T:
-        async with self._turns:  # waiting takes none of the time
-            worker = await self._take()
-            try:
-                async with asyncio.timeout(TIMEOUT_S):
-                    return await worker.call(function, *args)
-            finally:
-                if worker.is_ready:
-                    self._idle.append(worker)
-                else:
-                    await worker.end()
+        worker = await self._take()
+        self._working += 1
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                result: T = await worker.call(function, *args)
+            return result
+        finally:
+            self._working -= 1
+            if worker.is_ready and len(self._idle) + self._working < self._processes:
+                self._idle.append(worker)
+            else:
+                await worker.end()
 
     async def _take(self) -> Worker:
-        """One that is ready, or a new one."""
-        while self._idle:
-            worker = self._idle.pop()
-            if worker.is_ready:
-                return worker
+        """One that is ready, or a new one. Where none can be started, the turn waits for those at work."""
+        while True:
+            await self._drop_dead()
+            if self._idle:
+                return self._idle.pop()
+            try:
+                return await self._begin()
+            except NoWorker as error:
+                if not self._working:
+                    raise
+                logger.warning("a decoder process did not start: %s", error)
+            self._lost_turns += 1
+            await self._turns.acquire()
+
+    async def _begin(self) -> Worker:
+        self._starting += 1
+        try:
+            worker = await Worker.start(self.memory_bytes)
+        finally:
+            self._starting -= 1
+        self.failure = None
+        return worker
+
+    async def _drop_dead(self) -> None:
+        dead = [worker for worker in self._idle if not worker.is_ready]
+        self._idle = [worker for worker in self._idle if worker not in dead]
+        for worker in dead:
             await worker.end()
-        return await Worker.start()
+
+    def _fail(self, error: NoWorker) -> None:
+        if self.failure is None:  # once, not at every try
+            logger.error("%s: %s", _NO_PROCESS, error)
+        self.failure = _NO_PROCESS
+
+
+def _address_space(wanted: int) -> int:
+    """What is wanted, or what this process itself is allowed, which its children inherit."""
+    import resource
+
+    return smallest(wanted, *resource.getrlimit(resource.RLIMIT_AS))
 
 
 def _look_at_result(task: asyncio.Task[T]) -> None:

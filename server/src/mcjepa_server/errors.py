@@ -5,7 +5,8 @@ The tree::
     ApiError
     ├── MalformedRequest        the body is not what its Content-Type says
     ├── UndecodableImage        empty, truncated, corrupt or of an unknown format
-    ├── Unauthorized            no API key, or an unknown one
+    ├── Unauthorized            no API key, or one that is unknown, expired or revoked
+    ├── Forbidden               the API key is for something else
     ├── NotFound
     │   └── UnknownModel
     ├── MethodNotAllowed
@@ -68,6 +69,10 @@ class UndecodableImage(ApiError):
 
 class Unauthorized(ApiError):
     """The server asks for API keys, and the request has none that it knows."""
+
+
+class Forbidden(ApiError):
+    """The API key does not allow this path."""
 
 
 class NotFound(ApiError):
@@ -147,6 +152,7 @@ STATUS: Mapping[type[ApiError], tuple[int, str, str]] = {
     MalformedRequest: (400, "malformed_request", "Malformed request"),
     UndecodableImage: (400, "undecodable_image", "Undecodable image"),
     Unauthorized: (401, "unauthorized", "API key needed"),
+    Forbidden: (403, "forbidden", "Not allowed with this API key"),
     NotFound: (404, "not_found", "Not found"),
     UnknownModel: (404, "model_not_found", "Unknown model"),
     MethodNotAllowed: (405, "method_not_allowed", "Method not allowed"),

@@ -15,10 +15,12 @@ from starlette.types import Scope
 from mcjepa_server.errors import (
     STATUS,
     ApiError,
+    Forbidden,
     InternalError,
     InvalidInput,
     MethodNotAllowed,
     NotFound,
+    Unauthorized,
 )
 
 MEDIA_TYPE = "application/problem+json"
@@ -104,7 +106,8 @@ def _openai_type(status: int) -> str:
 def documented(*errors: type[ApiError]) -> dict[int | str, dict[str, Any]]:
     """OpenAPI entries for the errors a path can answer with; the model is added by the app."""
     entries: dict[int | str, dict[str, Any]] = {}
-    for error in errors:
+    needs_key = (Forbidden,) if Unauthorized in errors else ()
+    for error in (*errors, *needs_key):
         status, code, title = STATUS[error]
         text = f"{title} (`{code}`)"
         if status in entries:

@@ -28,6 +28,7 @@ from mcjepa_server.version import __version__
 
 logger = logging.getLogger(__name__)
 
+CANARIES_TO_DEAD = 3  # that an engine of this process fails in a row; nothing but a restart may help it
 DRAINING = "draining: the server is shutting down"
 
 EngineFactory = Callable[[], Awaitable[Engine]]
@@ -43,12 +44,13 @@ class Service:
         self.metrics = Metrics()
         self.admission = Admission(settings)
         self.bodies = ByteBudget(settings.max_buffered_bytes)
-        self.decoders = Decoders(settings.decode_processes, self.metrics.decoder_failures)
+        self.decoders = Decoders(settings, self.metrics.decoder_failures)
         self._failing: str | None = "starting"
         self._make_engine = make_engine
         self._engine: Engine | None = None
         self._pipeline: Pipeline | None = None
         self._failures = 0
+        self._failed_canaries = 0
         self._last_success = 0.0  # on the clock of the event loop
         self._watcher: asyncio.Task[None] | None = None
         self._draining = False
@@ -76,7 +78,14 @@ class Service:
     @property
     def reason(self) -> str | None:
         """Why the server should be sent no requests, None while it should."""
-        return DRAINING if self._draining else self._failing
+        return DRAINING if self._draining else self._failing or self.decoders.failure
+
+    @property
+    def dead(self) -> str | None:
+        """Why this process should be restarted, None while it should not. For a Triton it never should."""
+        if self.settings.uses_triton or self._failed_canaries < CANARIES_TO_DEAD:
+            return None
+        return f"the engine failed {self._failed_canaries} canary inferences in a row: {self._failing}"
 
     @property
     def draining(self) -> bool:
@@ -97,20 +106,24 @@ class Service:
                     self._pipeline = Pipeline(self._engine, self.settings)
                 await self._canary(self._engine, self._pipeline_or_raise())
         except TimeoutError:
+            self._failed_canaries += 1
             self._set_reason(f"the canary inference took over {self.settings.request_timeout_s:g} s")
+        except EngineError as error:
+            self._failed_canaries += 1
+            self._set_reason(str(error))
         except (ContractError, ApiError) as error:
             self._set_reason(str(error))
         except Exception:
             logger.exception("the engine could not be started")
             self._set_reason("the engine could not be started; the log has the details")
         else:
-            self._failures = 0
+            self._failures = self._failed_canaries = 0
             self._set_reason(None)
 
     def require_ready(self) -> Pipeline:
         """The pipeline of an engine that works. Raises NotReady with the reason."""
-        if self._failing is not None:
-            raise self.not_ready(self._failing)
+        if reason := self._failing or self.decoders.failure:
+            raise self.not_ready(reason)
         return self._pipeline_or_raise()
 
     def not_ready(self, reason: str) -> NotReady:
@@ -168,6 +181,7 @@ class Service:
     async def _canary(self, engine: Engine, pipeline: Pipeline) -> None:
         if not await engine.ready():
             raise NotReady(f"the engine {engine.name} is not ready")
+        await self.decoders.check(pipeline.planner(None))
         timings = Timings()
         rng = np.random.default_rng(0)
         frames = rng.integers(0, 256, (2, engine.contract.stride, engine.contract.stride, 3), np.uint8)
@@ -187,9 +201,18 @@ class Service:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(self.settings.readiness_interval_s)
-            await self._give_back()
-            if not self._draining and (self._failing is not None or self._is_stale()):
-                await self.check()
+            try:
+                await self._look_after()
+            except Exception:  # without an end of its own: nothing else would find the way back to readiness
+                logger.exception("looking after the engine and the decoders failed; it is tried again")
+
+    async def _look_after(self) -> None:
+        await self._give_back()
+        if self._draining:
+            return
+        await self.decoders.start()
+        if self.reason is not None or self._is_stale():
+            await self.check()
 
     async def _give_back(self) -> None:
         """What the engine gives back first: it goes into the heap."""

@@ -15,7 +15,7 @@ from anyio.to_thread import run_sync
 from mcjepa_server.ahead import in_order
 from mcjepa_server.decoders import FILES_AT_ONCE, Decoders
 from mcjepa_server.engine import Uint8Array
-from mcjepa_server.errors import DeadlineExceeded, InvalidInput, UndecodableImage
+from mcjepa_server.errors import DeadlineExceeded, InternalError, InvalidInput, UndecodableImage
 from mcjepa_server.frames import decode_squares
 
 #: Files, and bytes, that one call of a decoder takes together: the call costs as much as a small file.
@@ -57,7 +57,7 @@ async def _decode(group: Sequence[Named], max_pixels: int, side: int, decoders: 
     label = " to ".join(dict.fromkeys((names[0], names[-1])))
     try:
         pixels = await decoders.run(decode_squares, files, names, max_pixels, side, param=label)
-    except (UndecodableImage, DeadlineExceeded):
+    except (UndecodableImage, DeadlineExceeded, InternalError):
         if len(group) == 1:
             raise
         # of a process that broke down nobody knows on which file: one by one, each has its own error

@@ -30,14 +30,16 @@ def load_settings(options: Mapping[str, Any]) -> Settings:
 
 def _lines(error: ValidationError, options: Collection[str]) -> Iterable[str]:
     for item in error.errors(include_url=False):
+        if item["type"] == "default_factory_not_called":  # of a default that another setting decides
+            continue
         text = item["msg"].removeprefix("Value error, ")
         if not item["loc"]:  # of several settings, which the text names
             yield text
             continue
         name = str(item["loc"][0])
         source = f"--{name.removesuffix('s').replace('_', '-')}" if name in options else PREFIX + name.upper()
-        if isinstance(item["input"], str) and repr(item["input"]) not in text:
-            text += f", got {item['input'][:100]!r}"
+        if isinstance(item["input"], str | int | float) and repr(item["input"]) not in text:
+            text += f", got {item['input']!r:.100}"
         yield f"{source}: {text}"
 
 

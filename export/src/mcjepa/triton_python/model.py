@@ -6,12 +6,15 @@ For a Triton without an ONNX Runtime backend. onnxruntime has to be importable b
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import triton_python_backend_utils as pb_utils
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it looks at its first import
+import onnxruntime as ort
 
 
 class TritonPythonModel:

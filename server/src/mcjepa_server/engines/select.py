@@ -95,8 +95,15 @@ def find_model_repository(settings: Settings) -> Path:
         if (distribution / "pyproject.toml").is_file():
             candidates.append(distribution.parent / "model_repository")
     for folder in candidates:
-        if folder.is_dir():
-            return folder.resolve()
+        try:
+            if folder.is_dir():
+                os.listdir(folder)
+                return folder.resolve()
+        except OSError as error:
+            raise ContractError(
+                f"the model repository {folder} cannot be read: {error.strerror}; mend its permissions, "
+                "or set --model-repository or MCJEPA_MODEL_REPOSITORY"
+            ) from None
     searched = " nor ".join(str(folder) for folder in candidates)
     raise ContractError(
         f"there is no model repository at {searched}: set --model-repository or MCJEPA_MODEL_REPOSITORY"

@@ -14,15 +14,20 @@ from mcjepa_server.schemas import Health
 router = APIRouter(tags=["operation"])
 
 
-@router.get("/healthz", summary="The process answers")
-async def healthz() -> Health:
+@router.get("/healthz", summary="The process need not be restarted", responses=documented(NotReady))
+async def healthz(service: ServiceDep) -> Health:
+    """Answer 200 unless an engine of this process failed three canary inferences in a row, by an error or by
+    never returning; then 503 with the reason, until one succeeds. A Triton that is away does not count."""
+    if service.dead is not None:
+        raise service.not_ready(service.dead)
     return Health(status="ok")
 
 
 @router.get("/readyz", summary="Inference works", responses=documented(NotReady))
 async def readyz(service: ServiceDep) -> Health:
-    """200 only after a canary inference gave a finite answer of the right shape, and none failed since; else
-    503 with the reason. An idle server repeats the canary, so that an engine that hangs is found."""
+    """Answer 200 only after a tiny image was decoded and a canary inference gave a finite answer of the
+    right shape, and none failed since; else 503 with the reason. An idle server repeats this, so that an
+    engine that hangs is found."""
     if service.reason is not None:
         raise service.not_ready(service.reason)
     return Health(status="ready")

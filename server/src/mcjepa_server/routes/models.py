@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from mcjepa_server import confined, decoders, formats
+from mcjepa_server import formats
 from mcjepa_server.accepted import FORMATS, MIN_SIDE
 from mcjepa_server.contract import CONTRACT_VERSION, EMBED, FLOW, FLOW_BIDIRECTIONAL, Contract
 from mcjepa_server.errors import NotReady, Unauthorized, UnknownModel
@@ -85,8 +85,8 @@ def _limits(service: Service) -> Limits:
         "max_in_flight": service.admission.capacity,
         "max_part_headers": MAX_PART_HEADERS,
         "max_part_header_bytes": MAX_PART_HEADER_BYTES,
-        "decode_timeout_s": decoders.TIMEOUT_S * apart,
-        "decode_memory_bytes": confined.MEMORY_BYTES * apart,
+        "decode_timeout_s": settings.decode_timeout_s * apart,
+        "decode_memory_bytes": service.decoders.memory_bytes,
     }
     names = Limits.model_fields.keys() - others.keys()
     return Limits(**{name: getattr(settings, name) for name in names}, **others)
