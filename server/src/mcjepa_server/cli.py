@@ -100,6 +100,7 @@ def make_server(settings: Settings, app: FastAPI) -> Server:
         port=settings.port,
         http=bounded_protocol(settings),
         ws="none",
+        timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s),
         server_header=False,
         access_log=False,  # ours has the request id

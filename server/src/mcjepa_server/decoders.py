@@ -52,11 +52,15 @@ class Decoders:
     async def run(self, function: Callable[..., T], *args: object, param: str) -> T:
         """The function's result, or its error. ``param`` names the part in errors of the decoder itself.
 
-        A caller who is cancelled leaves at once; the process finishes the file by itself.
+        A caller who is cancelled leaves at once: its turn goes to the next, or, where a process has begun,
+        after that has finished the file.
         """
+        await self._turns.acquire()  # which takes none of the time of a call
         if not self._processes:
-            async with self._turns:
+            try:
                 return await run_sync(function, *args)
+            finally:
+                self._turns.release()
         task = asyncio.create_task(self._guarded(function, args, param))
         task.add_done_callback(_look_at_result)
         return await asyncio.shield(task)
@@ -86,18 +90,19 @@ class Decoders:
             raise DeadlineExceeded(
                 f"decoding {param} did not finish within {TIMEOUT_S:g} s (decode_timeout_s)"
             ) from None
+        finally:
+            self._turns.release()
 
     async def _in_process(self, function: Callable[..., T], args: tuple[object, ...]) -> T:
-        async with self._turns:  # waiting takes none of the time
-            worker = await self._take()
-            try:
-                async with asyncio.timeout(TIMEOUT_S):
-                    return await worker.call(function, *args)
-            finally:
-                if worker.is_ready:
-                    self._idle.append(worker)
-                else:
-                    await worker.end()
+        worker = await self._take()
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                return await worker.call(function, *args)
+        finally:
+            if worker.is_ready:
+                self._idle.append(worker)
+            else:
+                await worker.end()
 
     async def _take(self) -> Worker:
         """One that is ready, or a new one."""
