@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import math
 import signal
@@ -112,6 +113,7 @@ def make_server(settings: Settings, app: FastAPI) -> Server:
 def serve(settings: Settings, app: FastAPI) -> int:
     """Serves the application until a signal. 0 if it was served, 1 if it could not be."""
     keep_freed_memory(GATEWAY_BYTES)
+    gc.freeze()  # what is loaded stays, so that collections look at requests alone and take no time
     logs.configure(settings.log_format)
     for complaint in unknown_variables():
         logger.warning(complaint)

@@ -22,6 +22,7 @@ from mcjepa_server.problems import MEDIA_TYPE, problem_body
 logger = logging.getLogger(__name__)
 _SECOND_LOOK_S = 0.1
 _LINE_BYTES = 4  # of a header besides its name and value: a colon, a space and the end of the line
+_CHUNK_BYTES = 5  # of a chunk at least, besides its data: its size and two ends of lines
 _BODY_PER_FRAMING = 8  # bytes of body that pay for one more of chunk headers
 
 
@@ -44,8 +45,8 @@ class BoundedProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._is_in_head = True
         self._is_deaf = False  # what still arrives is not parsed
-        self._fields = 0  # bytes of the request line, the headers and the trailers, as far as they are parsed
-        self._framing = 0  # bytes of all that is not body, parsed or not
+        self._parsed = 0  # bytes of what is not body, as far as it is parsed
+        self._framing = 0  # and with what is not
         self._body = 0
         self._patience: asyncio.TimerHandle | None = None  # for the caller to send
         self._unsent: asyncio.TimerHandle | None = None  # for the caller to read
@@ -72,7 +73,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._is_in_head:
             self._wait()
         super().data_received(data)
-        if self._framing > self.settings.max_header_bytes + self._body // _BODY_PER_FRAMING:
+        if self._framing > self._most():
             self._refuse(self._too_large())
 
     def pause_writing(self) -> None:
@@ -115,10 +116,13 @@ class BoundedProtocol(HttpToolsProtocol):
         self._body += len(body)
         super().on_body(body)
 
+    def on_chunk_header(self) -> None:
+        self._count(_CHUNK_BYTES)
+
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self._is_in_head = True
-        self._fields = self._framing = self._body = 0
+        self._parsed = self._framing = self._body = 0
         self._stop_waiting()
 
     # uvicorn
@@ -141,10 +145,14 @@ class BoundedProtocol(HttpToolsProtocol):
     # of our own
 
     def _count(self, size: int) -> None:
-        self._fields += size
-        if self._fields > self.settings.max_header_bytes:
+        self._parsed += size
+        if self._parsed > self._most():
             self._refuse(self._too_large())
             raise _Stop
+
+    def _most(self) -> int:
+        """Bytes that may come besides the body."""
+        return self.settings.max_header_bytes + self._body // _BODY_PER_FRAMING
 
     def _too_large(self) -> HeadersTooLarge:
         limit = self.settings.max_header_bytes
