@@ -2,9 +2,9 @@
 
 Requests are valid ones, damaged: image bytes, multipart structure, JSON, query, headers, and the bytes on the
 wire themselves; the files of hostile.py; and the attacks of attacks.py, while other connections do not read
-their replies, send a byte a second or nothing. The server runs the engine without weights (what is attacked is
-the gateway) with decoder processes and its default limits, but for times. A reply passes if its status is
-neither 500 nor 502, if an error is problem+json with our members, and if it came within --patience seconds.
+their replies, send a byte a second or nothing. The server has an engine without weights (what is attacked is
+the gateway), decoder processes, and its default limits but for times. A reply passes if its status is neither
+500 nor 502, if an error is problem+json with our members, and if it came within --patience seconds.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 Every reply is compared with the expected one: those of inference byte by byte with the answers of a second
 gateway in this process (same model, no HTTP, no decoder processes), errors by their status and code. Good
 requests are mixed with broken images, callers that hang up while they send or while they wait, callers that
-wait for a millisecond, and the attacks of attacks.py; other connections are held without reading or sending. The exit code is 1 if an answer was wrong, or memory or descriptors grew.
+wait for a millisecond, and the attacks of attacks.py; other connections are held without reading or sending.
+The exit code is 1 if an answer was wrong, or memory or descriptors grew.
 """
 
 from __future__ import annotations
