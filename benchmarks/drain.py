@@ -2,8 +2,9 @@
 
 Callers send requests without a pause, each on a connection of its own. In the first round they stop, as
 those behind a balancer do, once /readyz says 503; then no request may be lost. In the second they go on until
-nobody listens: what is cut off then was never accepted, and is counted apart. The exit code is 1 if a request
-was lost in the first round, or the server did not end with 0.
+nobody listens: what is cut off then was never accepted, and is counted apart. In both, other connections do
+not read their replies, send a byte a second or nothing. The exit code is 1 if a request was lost in the first
+round, or the server did not end with 0.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from attacks import Siege, Target
 from hostile import BOUNDARY, multipart
 from serving import ServerProcess, frames, machine, report
 
@@ -35,11 +37,12 @@ class Round:
         self.unready, self.refused, self.signalled = threading.Event(), threading.Event(), threading.Event()
         self.unready_after = float("nan")
         self.server = ServerProcess(
-            port=port, engine="onnxruntime", intra_op_threads=1, drain_delay_s=2, max_queue_wait_s=60
-        )
+            port=port, engine="onnxruntime", intra_op_threads=1, drain_delay_s=2, max_queue_wait_s=60,
+            write_timeout_s=5, body_timeout_s=10,
+        )  # fmt: skip
 
     def run(self, callers: int, seconds: float) -> dict[str, Any]:
-        with self.server:
+        with self.server, Siege(Target.of(self.server.url), unread=2, slow=3, idle=50):
             threads = [threading.Thread(target=self.call) for _ in range(callers)]
             prober = threading.Thread(target=self.probe)
             for thread in (*threads, prober):

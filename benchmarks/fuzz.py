@@ -1,9 +1,10 @@
 """A hundred thousand broken requests over HTTP: is every answer one of ours, and does the memory come back?
 
 Requests are valid ones, damaged: image bytes, multipart structure, JSON, query, headers, and the bytes on the
-wire themselves; and the files of hostile.py. The server runs the engine without weights (what is attacked is
-the gateway) with its default limits and decoder processes. A reply passes if its status is neither 500 nor
-502, if an error is problem+json with our members, and if it came within --patience seconds.
+wire themselves; the files of hostile.py; and the attacks of attacks.py, while other connections do not read
+their replies, send a byte a second or nothing. The server has an engine without weights (what is attacked is
+the gateway), decoder processes, and its default limits but for times. A reply passes if its status is neither
+500 nor 502, if an error is problem+json with our members, and if it came within --patience seconds.
 """
 
 from __future__ import annotations
@@ -23,10 +24,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from attacks import ATTACKS, Health, Siege, Target
 from hostile import BOUNDARY, file, images, multipart, mutate
 from serving import ServerProcess, machine, report, usage
 
 MULTIPART = f"multipart/form-data; boundary={BOUNDARY}"
+ATTACKED = 0.005  # of the requests
+#: Seconds, so that what is held is seen to go.
+TIMES: dict[str, Any] = {"keep_alive_s": 5, "write_timeout_s": 5, "body_timeout_s": 10}
 WARM_UP = 0.05  # of the requests, before memory is read for the first time
 QUIET_S = 12  # before it is read: kept connections end by themselves, and the server gives memory back
 FORBIDDEN = {500, 502}
@@ -78,6 +83,8 @@ class Fuzzer:
 
     def step(self) -> tuple[str, str | None]:
         """The kind of outcome, and what is wrong with it, if anything."""
+        if self.rng.random() < ATTACKED:
+            return self.attack()
         if self.rng.random() < 0.02:
             return self.raw()
         method, path, body, headers = self.request()
@@ -91,6 +98,14 @@ class Fuzzer:
         except (OSError, http.client.HTTPException, ValueError, UnicodeError):
             self.connection.close()  # a length that was a lie, or a request that cannot even be sent
             return "closed", None
+
+    def attack(self) -> tuple[str, str | None]:
+        name = self.rng.choice(list(ATTACKS))
+        try:
+            wrong = ATTACKS[name](Target(self.host, self.port), self.rng)
+        except OSError as error:
+            return f"attack {name}", f"attack {name}: {error!r}"
+        return f"attack {name}", wrong and f"attack {name}: {wrong}"
 
     def request(self) -> tuple[str, str, bytes, dict[str, str]]:
         rng = self.rng
@@ -199,7 +214,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0, help="default a free one")
     parser.add_argument("--output", type=Path, metavar="FILE", help="keep the figures as JSON")
     arguments = parser.parse_args()
-    with ServerProcess(fake=True, port=arguments.port) as server:
+    with ServerProcess(fake=True, port=arguments.port, **TIMES) as server:
         figures = fuzz(server, arguments)
     report(figures, arguments.output)
     sys.exit(0 if figures["passed"] else 1)
@@ -227,6 +242,7 @@ def fuzz(server: ServerProcess, arguments: argparse.Namespace) -> dict[str, Any]
         "most_mb": max(rss for _, rss in run.course),
         "course_mb": run.course[:: max(1, len(run.course) // 40)],  # [requests, resident under load]
         "memory_growth": round(growth, 4),
+        "health_ms": run.health.figures(),
         "passed": alive and not run.wrong and growth <= 0.05,
     }
 
@@ -245,6 +261,7 @@ class Run:
         self.wrong: list[str] = []
         self.course: list[tuple[int, float]] = []
         self.seconds = 0.0
+        self.health = Health(server.url)
         self._lock = threading.Lock()
 
     def until(self, requests: int) -> None:
@@ -252,6 +269,14 @@ class Run:
         stop = threading.Event()
         threads = [threading.Thread(target=self._work, args=(fuzzer, stop)) for fuzzer in self.fuzzers]
         start = time.monotonic()
+        with Siege(Target.of(self.server.url), unread=3, slow=5, idle=100), self.health:
+            self._attend(threads, start, requests, stop)
+        self.seconds += time.monotonic() - start
+        time.sleep(QUIET_S)
+
+    def _attend(
+        self, threads: list[threading.Thread], start: float, requests: int, stop: threading.Event
+    ) -> None:
         for thread in threads:
             thread.start()
         while self.outcomes.total() < requests and self.server.process.poll() is None:
@@ -263,8 +288,6 @@ class Run:
         stop.set()
         for thread in threads:
             thread.join()
-        self.seconds += time.monotonic() - start
-        time.sleep(QUIET_S)
 
     def _work(self, fuzzer: Fuzzer, stop: threading.Event) -> None:
         while not stop.is_set():

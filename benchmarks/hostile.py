@@ -30,9 +30,12 @@ def file(kind: str, size: tuple[int, int] = (32, 24), mode: str = "RGB", **optio
     """A small valid image file."""
     rng = np.random.default_rng(0)
     shape = (size[1], size[0], 3) if mode == "RGB" else (size[1], size[0])
-    image = Image.fromarray(rng.integers(0, 256, shape, np.uint8))
+    return encoded(rng.integers(0, 256, shape, np.uint8), kind, **options)
+
+
+def encoded(pixels: np.ndarray, kind: str = "PNG", **options: object) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
+    Image.fromarray(pixels).save(buffer, kind, **options)
     return buffer.getvalue()
 
 

@@ -1,7 +1,8 @@
 """More requests than the server can compute: what do the accepted ones wait, and what becomes of the rest?
 
 First the capacity and the latency of an unloaded server are measured with one caller. Then requests arrive
-at --times that rate, whether or not earlier ones are answered, for --seconds. Passed if the server survives,
+at --times that rate, whether or not earlier ones are answered, for --seconds, while other connections do not
+read their replies, send a byte a second or nothing. Passed if the server survives,
 every reply is 200 or 429 with Retry-After, the 99th percentile of the accepted is within twice the unloaded
 one plus the queue bound (max_queue_wait_s), /healthz answers within --health-ms, and memory does not grow.
 
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+from attacks import Siege, Target
 from serving import ServerProcess, frames, machine, percentile, report, usage
 
 GROWTH_MB, GROWTH_SHARE = 8.0, 0.05
@@ -48,7 +50,13 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0, help="default a free one")
     parser.add_argument("--output", type=Path, metavar="FILE", help="keep the figures as JSON")
     arguments = parser.parse_args()
-    settings = {"engine": "onnxruntime", "intra_op_threads": 1, "max_queue_wait_s": arguments.queue_wait}
+    settings = {
+        "engine": "onnxruntime",
+        "intra_op_threads": 1,
+        "max_queue_wait_s": arguments.queue_wait,
+        "write_timeout_s": 5,
+        "body_timeout_s": 10,
+    }
     with ServerProcess(port=arguments.port, **settings) as server:
         figures = asyncio.run(measure(server, arguments))
     report(figures, arguments.output)
@@ -64,7 +72,8 @@ async def measure(server: ServerProcess, arguments: argparse.Namespace) -> dict[
         alone = await unloaded(client, files)
         rate = arguments.times / statistics.mean(alone)
         idle = usage(server.pid)
-        seen = await overload(server, client, files, rate, arguments.seconds)
+        with Siege(Target.of(server.url), unread=2, slow=5, idle=100):
+            seen = await overload(server, client, files, rate, arguments.seconds)
     return summary(server, arguments, alone, rate, idle, seen)
 
 

@@ -2,8 +2,9 @@
 
 Every reply is compared with the expected one: those of inference byte by byte with the answers of a second
 gateway in this process (same model, no HTTP, no decoder processes), errors by their status and code. Good
-requests are mixed with broken images, callers that hang up while they send or while they wait, and callers
-that wait for a millisecond. The exit code is 1 if an answer was wrong, or memory or descriptors grew.
+requests are mixed with broken images, callers that hang up while they send or while they wait, callers that
+wait for a millisecond, and the attacks of attacks.py; other connections are held without reading or sending.
+The exit code is 1 if an answer was wrong, or memory or descriptors grew.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 import numpy as np
+from attacks import ATTACKS, Siege, Target
 from mcjepa_server import Settings, create_app
 from serving import ROOT, ServerProcess, frames, machine, percentile, report, usage
 from starlette.testclient import TestClient
@@ -34,6 +36,8 @@ from starlette.testclient import TestClient
 WARM_UP_S = 120.0  # allocators and caches settle before memory is compared
 GROWTH_MB, GROWTH_SHARE = 8.0, 0.05
 SETTINGS: dict[str, Any] = {"engine": "onnxruntime", "intra_op_threads": 1}
+#: Without those that fill the queue, whose others are rightly refused then.
+QUIET_ATTACKS = [attack for name, attack in ATTACKS.items() if name != "hang_ups"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,8 @@ class Record:
 def main() -> None:
     arguments = parse_arguments()
     calls = [*references(good_calls(*map(int, arguments.size.split("x")))), *bad_calls()]
-    with ServerProcess(port=arguments.port, **SETTINGS) as server:
+    times: dict[str, Any] = {"keep_alive_s": 5, "write_timeout_s": 10, "body_timeout_s": 20}
+    with ServerProcess(port=arguments.port, **SETTINGS, **times) as server:
         figures = soak(server, calls, arguments)
     report(figures, arguments.output)
     sys.exit(0 if figures["passed"] else 1)
@@ -151,14 +156,15 @@ def soak(server: ServerProcess, calls: list[Call], arguments: argparse.Namespace
     record, stop = Record(), threading.Event()
     start = time.monotonic()
     samples: list[tuple[float, dict[str, float]]] = []
-    with ThreadPoolExecutor(arguments.callers) as pool:
+    siege = Siege(Target.of(server.url), unread=2, slow=3, idle=50)
+    with siege, ThreadPoolExecutor(arguments.callers) as pool:
         pause = arguments.callers / arguments.rate
         futures = [
             pool.submit(caller, server.url, calls, record, stop, pause, seed)
             for seed in range(arguments.callers)
         ]
         while (age := time.monotonic() - start) < arguments.minutes * 60 and server.process.poll() is None:
-            samples.append((age, usage(server.pid)))
+            samples.append((age, usage(server.pid)))  # the first one before the siege
             stop.wait(10)
             if arguments.output:
                 report_progress(record, samples, arguments.output)
@@ -177,7 +183,10 @@ def caller(
     with httpx2.Client(base_url=url, timeout=120) as client:
         while not stop.wait(rng.uniform(0, 2 * pause)):
             start = time.perf_counter()
-            if rng.random() < 0.1:
+            if rng.random() < 0.03:
+                attack = rng.choice(QUIET_ATTACKS)
+                name, problem = attack.__name__, attack(Target.of(url), rng)
+            elif rng.random() < 0.1:
                 name, problem = "hung up", hang_up(url, calls[rng.randrange(6)], rng)
             else:
                 call = rng.choice(calls)
@@ -237,7 +246,7 @@ def summary(
     first, last = ([s["rss_mb"] for s in part] for part in (settled[:tenth], settled[-tenth:]))
     early, late = sum(first) / len(first), sum(last) / len(last)
     growth = late - early
-    leaked = settled[-1]["descriptors"] - settled[0]["descriptors"]
+    leaked = samples[-1][1]["descriptors"] - samples[0][1]["descriptors"]
     flat = growth <= max(GROWTH_MB, GROWTH_SHARE * early)
     return {
         **machine(),
@@ -253,7 +262,7 @@ def summary(
         "rss_mb_last_tenth": round(late, 1),
         "rss_mb_most": max(sample["rss_mb"] for sample in settled),
         "decoders_mb_end": settled[-1]["decoders_mb"],
-        "descriptors_first_and_last": [settled[0]["descriptors"], settled[-1]["descriptors"]],
+        "descriptors_first_and_last": [s["descriptors"] for _, s in (samples[0], samples[-1])],
         "descriptors_most": max(sample["descriptors"] for sample in settled),
         "threads_end": settled[-1]["threads"],
         "passed": not record.wrong and flat and leaked <= arguments.callers,

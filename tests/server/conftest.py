@@ -19,7 +19,7 @@ def _clean_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name in [name for name in os.environ if name.startswith("MCJEPA_")]:
         monkeypatch.delenv(name)
-    monkeypatch.setenv("MCJEPA_DECODE_PROCESSES", "0")  # starting some takes a second; test_decoders has them
+    monkeypatch.setenv("MCJEPA_DECODE_PROCESSES", "0")  # starting some takes a second; see BOTH_WAYS
 
 
 @pytest.fixture
@@ -34,9 +34,31 @@ def serve():
         yield start
 
 
+#: Modules whose ``client`` is tried on decoder processes, too, as a server has them by default.
+BOTH_WAYS = {"test_analyze", "test_embeddings", "test_flow", "test_images", "test_limits"}
+
+
+def pytest_generate_tests(metafunc):
+    if "client" in metafunc.fixturenames and metafunc.definition.path.stem in BOTH_WAYS:
+        metafunc.parametrize("client", ["threads", "processes"], indirect=True)
+
+
 @pytest.fixture
-def client(serve):
-    return serve()
+def client(request, serve):
+    """An app with the default settings, decoding in threads or, where the test asks for it, in processes."""
+    if getattr(request, "param", "threads") == "threads":
+        return serve()
+    running = request.getfixturevalue("running_with_processes")
+    client = TestClient(running.app)  # of its own, since a test may close it
+    client.portal = running.portal
+    return client
+
+
+@pytest.fixture(scope="session")
+def running_with_processes():
+    """One server for all tests: its processes take a second to start."""
+    with TestClient(create_app(Settings(decode_processes=2), FakeEngine())) as client:
+        yield client
 
 
 @pytest.fixture

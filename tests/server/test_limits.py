@@ -1,6 +1,8 @@
 """Limits on bodies: bytes, time, type; and bodies that break off."""
 
 import asyncio
+import gc
+import weakref
 
 import pytest
 from mcjepa_server import Settings, create_app
@@ -148,6 +150,28 @@ def test_a_form_is_the_same_however_its_bytes_arrive(size):
     for start in range(0, len(body), size):
         reader.feed(body[start : start + size])
     assert reader.form() == Form([("frame1", b"one\r\n--\r\n-x")], {"model": "n\u00e4no"})
+
+
+@pytest.mark.parametrize("body", [HEAD + b"data\r\n--x--\r\n", HEAD, b"junk"])
+def test_a_body_that_was_read_is_kept_by_nobody(body, monkeypatch):
+    """As a part of a cycle it would stay until some collection, and count for nothing."""
+    readers = weakref.WeakSet()
+
+    class Noted(FormReader):
+        def __init__(self, *args):
+            super().__init__(*args)
+            readers.add(self)
+
+    monkeypatch.setattr("mcjepa_server.body.FormReader", Noted)
+    app = create_app(Settings(), FakeEngine())
+    gc.collect()
+    gc.disable()
+    try:
+        status, *_ = asyncio.run(ask(app, [chunk(body, False)], MULTIPART))
+        assert not readers
+    finally:
+        gc.enable()
+    assert status in (400, 422)
 
 
 def test_a_client_that_goes_away_while_sending():

@@ -1,6 +1,7 @@
 """Full queue, deadlines, callers that go away, and how readiness follows the engine."""
 
 import asyncio
+import base64
 from contextlib import asynccontextmanager
 
 import httpx2
@@ -11,6 +12,7 @@ from mcjepa_server.engines.fake import FakeEngine
 from mcjepa_server.errors import ClientClosedRequest, EngineError, Overloaded, RateLimited
 from mcjepa_server.jobs import run_job
 from mcjepa_server.service import Service
+from mcjepa_server.workers import Worker
 from starlette.requests import Request
 
 
@@ -403,7 +405,7 @@ async def leave_early(client, request, started):
     scope = {
         "type": "http",
         "method": "POST",
-        "path": "/v1/flow",
+        "path": request.url.path,
         "query_string": b"",
         "headers": [(name.lower(), value) for name, value in request.headers.raw],
     }
@@ -453,3 +455,73 @@ def test_bad_input_never_ends_readiness(serve, pair):
     pair["frame1"] = ("1.png", b"junk")
     assert client.post("/v1/flow", files=pair).status_code == 400
     assert client.get("/readyz").status_code == 200
+
+
+def bodies(pair):
+    """One request for each way in which images arrive."""
+    data = pair["frame1"][1]
+    text = base64.b64encode(data).decode()
+    return {
+        "flow": ("/v1/flow", {"files": pair}),
+        "analyze": ("/v1/analyze", {"files": [("frames", part) for part in pair.values()]}),
+        "files": ("/v1/embeddings", {"files": [("images", part) for part in pair.values()]}),
+        "text": ("/v1/embeddings", {"json": {"input": text}}),
+        "texts": ("/v1/embeddings", {"json": {"input": [{"image": text}, text]}}),
+    }
+
+
+@pytest.mark.parametrize("kind", ["flow", "analyze", "files", "text", "texts"])
+def test_a_body_counts_until_its_images_are_decoded(pair, kind):
+    async def scenario():
+        engine = FakeEngine()
+        path, arguments = bodies(pair)[kind]
+        size = len(httpx2.Request("POST", "http://test", **arguments).read())
+        async with running(engine, max_buffered_bytes=2 * size - 1) as (client, service):
+            engine.fault = "hang"
+            calls = len(engine.calls)
+            first = asyncio.create_task(client.post(path, **arguments))
+            await until(lambda: len(engine.calls) > calls)
+            used = service.bodies.used
+            second = asyncio.create_task(client.post(path, **arguments))  # one more than may be held
+            await until(lambda: service.admission.waiting == 1)
+            for task in (first, second):
+                task.cancel()
+            await asyncio.gather(first, second, return_exceptions=True)
+            return used, service.bodies.used
+
+    assert asyncio.run(scenario()) == (0, 0)
+
+
+@pytest.mark.parametrize("kind", ["flow", "analyze", "files", "texts"])
+def test_who_hangs_up_before_its_images_are_decoded_costs_no_decoder(pair, kind, monkeypatch):
+    calls = 0
+    go_on = None
+    call = Worker.call
+
+    async def slow(self, *args):
+        nonlocal calls
+        calls += 1
+        await go_on.wait()
+        return await call(self, *args)
+
+    async def scenario():
+        nonlocal go_on
+        go_on = asyncio.Event()
+        engine = FakeEngine()
+        async with running(engine, max_concurrency=20, decode_processes=1) as (client, service):
+            monkeypatch.setattr(Worker, "call", slow)
+            path, arguments = bodies(pair)[kind]
+            request = client.build_request("POST", path, **arguments)
+            admission = service.admission
+            all_wait = asyncio.Event()
+            leave = [asyncio.create_task(leave_early(client, request, all_wait.is_set)) for _ in range(20)]
+            await until(lambda: admission.inside == 20 and calls)
+            all_wait.set()
+            statuses = await asyncio.gather(*leave)
+            assert (admission.inside, service.bodies.used) == (0, 0)
+            go_on.set()
+            reply = await client.post(path, **arguments)
+            return set(statuses), reply.status_code
+
+    assert asyncio.run(scenario()) == ({499}, 200)
+    assert calls <= 3  # the one that had begun, and those of the last request

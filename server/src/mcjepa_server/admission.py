@@ -46,7 +46,7 @@ class Place:
 
 
 class Admission:
-    """Counts requests from their complete body to their reply, and hands out the slots of the engine."""
+    """Counts requests from complete body to reply, and hands out the slots of the engine."""
 
     def __init__(self, settings: Settings) -> None:
         self.capacity = settings.max_concurrency + settings.max_queue
@@ -90,18 +90,23 @@ class Admission:
 
     @contextmanager
     def enter(self, key: str | None = None) -> Iterator[Place]:
-        """Holds a place among the requests inside. Raises as :meth:`check`."""
+        """Hold a place among the requests inside. Raises as :meth:`check`."""
         self.check(key)
         place = Place()
         self._count(key, 1)
         try:
             yield place
         finally:
-            self._leave_ahead(place)
+            self.finish(place)
             self._count(key, -1)
-            self._charged -= place.pixels > 0
-            self.pixels -= place.pixels
-            self._seconds = max(0.0, self._seconds - place.seconds)
+
+    def finish(self, place: Place) -> None:
+        """Take back what a request costs: it needs the engine no more. It stays inside."""
+        self._leave_ahead(place)
+        self._charged -= place.pixels > 0
+        self.pixels -= place.pixels
+        self._seconds = max(0.0, self._seconds - place.seconds)
+        place.pixels, place.seconds = 0, 0.0
 
     async def turn_to_decode(self, timings: Timings, place: Place) -> None:
         """Waits until few enough requests are decoded ahead of the engine, first come first served.

@@ -67,8 +67,11 @@ async def read_bytes(request: Request, settings: Settings, budget: ByteBudget) -
 async def read_form(request: Request, settings: Settings, budget: ByteBudget) -> Form:
     """The whole multipart body. Raises MalformedRequest as FormReader."""
     reader = FormReader(request.headers["content-type"], settings.max_parts)
-    await _receive(request, settings, budget, reader.feed)
-    return reader.form()
+    try:
+        await _receive(request, settings, budget, reader.feed)
+        return reader.form()
+    finally:
+        reader.close()
 
 
 async def _receive(

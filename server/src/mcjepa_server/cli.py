@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import math
 import os
@@ -143,6 +144,7 @@ def make_server(settings: Settings, app: FastAPI) -> Server:
         port=settings.port,
         http=bounded_protocol(settings),
         ws="none",
+        timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s),
         server_header=False,
         access_log=False,  # ours has the request id
@@ -157,6 +159,7 @@ def serve(settings: Settings, app: FastAPI, sockets: list[socket.socket] | None 
     Returns 0 if it was served, 1 if it could not be.
     """
     keep_freed_memory(GATEWAY_BYTES)
+    gc.freeze()  # what is loaded stays, so that collections look at requests alone and take no time
     logs.configure(settings.log_format)
     for complaint in unknown_variables():
         logger.warning(complaint)

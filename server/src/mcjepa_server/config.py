@@ -109,6 +109,16 @@ class Settings(BaseSettings):
         gt=0,
         description="For the headers of a request to arrive, else the connection is closed.",
     )
+    write_timeout_s: float = Field(
+        default=20.0,
+        gt=0,
+        description="For the caller to read each 256 KiB of a reply, else the connection is dropped.",
+    )
+    keep_alive_s: int = Field(
+        default=75,
+        ge=1,
+        description="An idle connection is kept for this long; longer than by a balancer in front, often 60.",
+    )
     readiness_interval_s: float = Field(
         default=5.0, gt=0, description="Between canary inferences while not ready."
     )

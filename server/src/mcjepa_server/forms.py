@@ -91,6 +91,10 @@ class FormReader:
             raise MalformedRequest("the multipart body ends before its closing boundary")
         return self._form
 
+    def close(self) -> None:
+        """Let go of the parser, which refers back: else both keep the parts until a collection."""
+        del self._parser
+
     def _callbacks(self) -> MultipartCallbacks:
         return {
             "on_part_begin": self._begin,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, ExitStack
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -21,15 +21,20 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ticket:
-    """What a job holds while it runs: its place in the queue, and the record of its time."""
+    """What a job holds while it runs: its place in the queue, its body, and the record of its time."""
 
     service: Service
     place: Place
+    state: dict[str, Any]  # of the request's scope
     timings: Timings = field(default_factory=Timings)
 
     async def turn_to_decode(self) -> None:
         """Before frames are decoded, so that few of those who wait hold their pixels. Raises Overloaded."""
         await self.service.admission.turn_to_decode(self.timings, self.place)
+
+    def release_body(self) -> None:
+        """Stop counting the bytes of the request's body; to be called when its images are decoded."""
+        self.service.bodies.release(self.state)
 
     def charge(self, work: Work) -> None:
         """To be called as soon as the cost is known. Raises Overloaded."""
@@ -41,20 +46,26 @@ class Ticket:
 
 
 async def run_job(request: Request, service: Service, job: Callable[[Ticket], Coroutine[Any, Any, T]]) -> T:
-    """Runs the job inside the queue and the deadline; gives it up when the caller goes away."""
+    """Run the job inside the queue and the deadline; give it up when the caller goes away.
+
+    The place in the queue is kept until the reply is read or dropped, when RequestContext closes ``held``.
+    """
     limit, name = _time_limit(request, service.settings.request_timeout_s)
-    with service.admission.enter(request.scope["state"].get("api_key")) as place:
-        ticket = Ticket(service, place)
-        try:
-            async with time_limit(limit) as deadline:
-                return await _unless_disconnected(request, job(ticket))
-        except TimeoutError:
-            if not deadline.expired():
-                raise
-            service.note_deadline(ticket.timings)
-            raise DeadlineExceeded(f"the request did not finish within {name}") from None
-        finally:
-            service.metrics.observe_stages(ticket.timings)
+    state = request.scope["state"]
+    held: ExitStack = state.setdefault("held", ExitStack())
+    place = held.enter_context(service.admission.enter(state.get("api_key")))
+    ticket = Ticket(service, place, state)
+    try:
+        async with time_limit(limit) as deadline:
+            return await _unless_disconnected(request, job(ticket))
+    except TimeoutError:
+        if not deadline.expired():
+            raise
+        service.note_deadline(ticket.timings)
+        raise DeadlineExceeded(f"the request did not finish within {name}") from None
+    finally:
+        service.admission.finish(place)
+        service.metrics.observe_stages(ticket.timings)
 
 
 def _time_limit(request: Request, limit: float) -> tuple[float, str]:

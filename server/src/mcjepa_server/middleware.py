@@ -1,4 +1,4 @@
-"""The outermost layer: request ids, trace context, metrics, and the last resort for defects."""
+"""The outermost layer: request ids, traces, metrics, large replies, and the last resort for defects."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import logging
 import random
 import re
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -20,6 +22,7 @@ logger = logging.getLogger(__name__)
 access = logging.getLogger("mcjepa_server.access")
 
 _LOGGED_PATH = 256  # characters
+_PIECE = 2**18  # bytes of a reply that are written at once; the next ones wait until these are read
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 #: W3C Trace Context, version 00 and the future ones that start like it.
 _TRACESTATE = re.compile(r"[ -~]{1,512}")
@@ -44,6 +47,7 @@ class RequestContext:
         logs.request_id.set(state["request_id"])
         state["started"] = asyncio.get_running_loop().time()
         state["api_key"] = None
+        held = state["held"] = ExitStack()
         status = 0
         start = time.perf_counter()
 
@@ -55,7 +59,8 @@ class RequestContext:
                 headers.update(identity)
                 if self.service.draining:
                     headers["Connection"] = "close"
-            await send(message)
+            for piece in _pieces(message):
+                await send(piece)
 
         try:
             with tracing.request_span(f"{scope['method']} request", _trace_context(Headers(scope=scope))):
@@ -67,6 +72,7 @@ class RequestContext:
             error = InternalError("the server failed; its log has the details under this request id")
             await problem_response(error, scope)(scope, receive, send_with_identity)
         finally:
+            held.close()
             self.service.bodies.release(state)
             self._observe(scope, status, time.perf_counter() - start)
 
@@ -89,6 +95,19 @@ class RequestContext:
         }
         text = "%(method)s %(path)r %(status)d %(code)s in %(milliseconds).1f ms, request %(request_id)s"
         access.info(text, fields, extra=fields)  # %r: a path may hold line breaks
+
+
+def _pieces(message: Message) -> Iterator[Message]:
+    """A large body in parts, with an empty one at the end, for which the server waits until they are sent."""
+    body = message.get("body", b"")
+    if len(body) <= _PIECE:
+        yield message
+        return
+    view = memoryview(body)
+    for start in range(0, len(view), _PIECE):
+        yield {**message, "body": view[start : start + _PIECE], "more_body": True}
+    if not message.get("more_body", False):
+        yield {**message, "body": b""}
 
 
 def _identity(headers: Headers) -> dict[str, str]:

@@ -1,6 +1,8 @@
-"""What the HTTP layer must bound, below any application: connections, and the size and time of headers.
+"""Bound what the HTTP layer takes before any application sees it: bytes, time and connections.
 
-Uvicorn's parser in C has no such limits: it would collect headers without end, and wait for them for ever.
+Uvicorn's parser in C has no such limits: it would collect headers and trailers without end, wait for them for
+ever, and keep a reply for as long as its caller does not read it. docs/decisions/0034 says why it is bounded
+here and not replaced.
 """
 
 from __future__ import annotations
@@ -8,33 +10,52 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from operator import itemgetter
 from typing import Any
 
-from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from mcjepa_server.config import Settings
-from mcjepa_server.errors import HeadersTooLarge
+from mcjepa_server.errors import ApiError, HeadersTooLarge, MalformedRequest
 from mcjepa_server.problems import MEDIA_TYPE, problem_body
 
 logger = logging.getLogger(__name__)
 _SECOND_LOOK_S = 0.1
+_LINE_BYTES = 4  # of a header besides its name and value: a colon, a space and the end of the line
+_CHUNK_BYTES = 5  # of a chunk at least, besides its data: its size and two ends of lines
+_BODY_PER_FRAMING = 8  # bytes of body that pay for one more of chunk headers
+
+
+class _Stop(Exception):
+    """Raised in a callback of the parser, it ends the parsing; uvicorn then calls send_400_response."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """One connection. :func:`bounded_protocol` makes the subclass that knows the settings."""
+    """Serve one connection. :func:`bounded_protocol` makes the subclass that knows the settings.
+
+    Whatever of a request is not its body is counted together: the request line, headers, trailers, and the
+    headers of chunks with their extensions. Requests are not pipelined: one that comes before the reply to
+    the one before it is not read, and that reply is the last of the connection, as RFC 9112 (9.3.2) lets a
+    server do. So nothing is kept for later, and a caller who hangs up is always noticed.
+    """
 
     settings: Settings
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._in_headers = True
-        self._unparsed = 0  # bytes since the headers began, while they are not complete
-        self._patience: asyncio.TimerHandle | None = None
+        self._is_in_head = True
+        self._is_deaf = False  # what still arrives is not parsed
+        self._parsed = 0  # bytes of what is not body, as far as it is parsed
+        self._framing = 0  # and with what is not
+        self._body = 0
+        self._patience: asyncio.TimerHandle | None = None  # for the caller to send
+        self._unsent: asyncio.TimerHandle | None = None  # for the caller to read
+
+    # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > self.settings.max_connections:
+        if len(self.connections) > self.settings.max_connections and not self._make_room():
             logger.warning("connection refused: %d are open (max_connections)", len(self.connections) - 1)
             transport.abort()
         else:
@@ -42,35 +63,128 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
+        self._stop_timing()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._in_headers:
-            self._unparsed += len(data)
+        if self._is_deaf:
+            return
+        self._framing += len(data)
+        if self._is_in_head:
             self._wait()
         super().data_received(data)
-        if self._in_headers and self._unparsed > self.settings.max_header_bytes:
-            self._refuse()
+        if self._framing > self._most():
+            self._refuse(self._too_large())
+
+    def pause_writing(self) -> None:
+        """Called when a reply is not taken as fast as it is written."""
+        super().pause_writing()
+        self._time_the_reader()
+
+    def resume_writing(self) -> None:
+        if not self.transport.is_closing():
+            self._stop_timing()
+        super().resume_writing()
+
+    # httptools
+
+    def on_message_begin(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._is_deaf = True
+            self.cycle.keep_alive = False
+            raise _Stop
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count(len(name) + len(value) + _LINE_BYTES)
+        if self._is_in_head:  # trailers are no headers of the request, which may be at work already
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._in_headers = False
-        self._stop_waiting()
-        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
-        if size > self.settings.max_header_bytes:
-            body = _problem(self.settings)
-            self.app = Response(body, 431, {"Connection": "close"}, MEDIA_TYPE)
         super().on_headers_complete()
+        self._is_in_head = False
+        self._stop_waiting()
+        if self.parser.should_upgrade():  # to what is not spoken here; httptools parses nothing behind it
+            self.cycle.keep_alive = False
+
+    def on_body(self, body: bytes) -> None:
+        self._framing = max(0, self._framing - len(body))
+        self._body += len(body)
+        super().on_body(body)
+
+    def on_chunk_header(self) -> None:
+        self._count(_CHUNK_BYTES)
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
-        self._in_headers = True
-        self._unparsed = 0
+        self._is_in_head = True
+        self._parsed = self._framing = self._body = 0
         self._stop_waiting()
+
+    # uvicorn
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if not self._in_headers and not self.transport.is_closing():
+        if self.transport.is_closing():
+            self._time_the_reader()
+        elif not self._is_in_head:
             self._wait()  # for the rest of a body that was answered early, which nobody reads
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._time_the_reader()
+
+    def send_400_response(self, msg: str) -> None:
+        if not self._is_deaf:
+            self._refuse(MalformedRequest("the bytes received are not a request of HTTP/1.1"))
+
+    # of our own
+
+    def _count(self, size: int) -> None:
+        self._parsed += size
+        if self._parsed > self._most():
+            self._refuse(self._too_large())
+            raise _Stop
+
+    def _most(self) -> int:
+        """Bytes that may come besides the body."""
+        return self.settings.max_header_bytes + self._body // _BODY_PER_FRAMING
+
+    def _too_large(self) -> HeadersTooLarge:
+        limit = self.settings.max_header_bytes
+        return HeadersTooLarge(
+            "the request line, headers, trailers and chunk headers are longer than the limit, "
+            f"{limit} bytes (max_header_bytes)"
+        )
+
+    def _refuse(self, error: ApiError) -> None:
+        """Answer here, unless a reply has begun: the application has not heard of this request, or waits."""
+        self._is_deaf = True
+        if self._is_in_head or not self.cycle.response_started:
+            body = json.dumps(problem_body(error, {"path": None})).encode()
+            self.transport.write(
+                b"HTTP/1.1 %d %b\r\nContent-Type: %b\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b"
+                % (error.status, error.title.encode(), MEDIA_TYPE.encode(), len(body), body)
+            )
+        self._close()
+
+    def _make_room(self) -> bool:
+        """End the connection that has been idle for the longest time after a reply, if there is one."""
+        idle = [
+            (connection.timeout_keep_alive_task.when(), connection.transport)
+            for connection in self.connections
+            if isinstance(connection, BoundedProtocol)
+            and connection.timeout_keep_alive_task is not None
+            and not connection.transport.is_closing()
+        ]
+        if not idle:
+            return False
+        min(idle, key=itemgetter(0))[1].abort()
+        return True
 
     def _wait(self) -> None:
         if self._patience is None:
@@ -82,32 +196,34 @@ class BoundedProtocol(HttpToolsProtocol):
             self._patience = None
 
     def _too_slow(self) -> None:
-        """Once more round: after a stall of the loop, what is late may be there already, unread."""
+        """Look once more: after a stall of the loop, what is late may be there already, unread."""
         self._patience = self.loop.call_later(_SECOND_LOOK_S, self._give_up)
 
     def _give_up(self) -> None:
-        """Without a word: there is no request yet that could be answered."""
+        """Close without a word: there is no request yet that could be answered."""
         self._patience = None
-        self.transport.close()
+        self._close()
 
-    def _refuse(self) -> None:
-        """Here, since the application has not heard of this request."""
-        body = _problem(self.settings)
-        self.transport.write(
-            b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Type: %b\r\nConnection: close\r\n"
-            b"Content-Length: %d\r\n\r\n%b" % (MEDIA_TYPE.encode(), len(body), body)
-        )
+    def _close(self) -> None:
         self.transport.close()
+        self._time_the_reader()  # it stays open until what was written is read
+
+    def _time_the_reader(self) -> None:
+        if self._unsent is None:
+            self._unsent = self.loop.call_later(self.settings.write_timeout_s, self._drop)
+
+    def _stop_timing(self) -> None:
+        if self._unsent is not None:
+            self._unsent.cancel()
+            self._unsent = None
+
+    def _drop(self) -> None:
+        self._unsent = None
+        size, limit = self.transport.get_write_buffer_size(), self.settings.write_timeout_s
+        logger.warning("connection dropped: %d bytes were not read in %g s (write_timeout_s)", size, limit)
+        self.transport.abort()
 
 
 def bounded_protocol(settings: Settings) -> type[BoundedProtocol]:
     """The class to give to uvicorn as ``http``."""
     return type("Protocol", (BoundedProtocol,), {"settings": settings})
-
-
-def _problem(settings: Settings) -> bytes:
-    limit = settings.max_header_bytes
-    error = HeadersTooLarge(
-        f"the request line and headers are longer than the limit, {limit} bytes (max_header_bytes)"
-    )
-    return json.dumps(problem_body(error, {"path": None})).encode()

@@ -196,6 +196,7 @@ class Limits(BaseModel):
     request_timeout_s: float
     body_timeout_s: float
     header_timeout_s: float
+    write_timeout_s: float = Field(description="For each 256 KiB of a reply to be read.")
 
 
 class Formats(BaseModel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -215,7 +216,8 @@ class Service:
             await self.check()
 
     async def _give_back(self) -> None:
-        """What the engine gives back first: it goes into the heap."""
+        """Free what requests left in cycles, and what the engine keeps, which both goes into the heap."""
+        gc.collect()
         if self._engine is not None:
             with suppress(EngineError, TimeoutError):  # the next request or canary will tell
                 async with time_limit(self.settings.request_timeout_s):

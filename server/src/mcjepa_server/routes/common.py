@@ -94,7 +94,7 @@ async def frames_in_turn(
 ) -> tuple[Uint8Array, Geometry]:
     """Named files to a clip (1, N, padded H, padded W, 3), in the turn of their request, which is charged.
 
-    The list is emptied: of a request that is decoded, only the pixels are kept.
+    The list is emptied: of a request that is decoded, only the pixels are kept, and its bytes count no more.
     """
     service = ticket.service
     budget = PixelBudget(service.settings.max_image_pixels, service.settings.max_request_pixels)
@@ -102,6 +102,7 @@ async def frames_in_turn(
     with ticket.timings.stage("decode"):
         clip, geometry = await decode_clip(files, budget, pipeline.planner(max_side), service.decoders)
     files.clear()
+    ticket.release_body()
     ticket.charge(pipeline.flow_work(clip.shape[1], geometry, options))
     service.metrics.observe_padding(geometry, service.settings.shape_buckets)
     return clip, geometry

@@ -74,6 +74,10 @@ async def post_embeddings(request: Request) -> Response:
         limit, side = service.settings.max_image_pixels, service.contract.embed_image_size
         with ticket.timings.stage("decode"):
             decoded = await squares(images, limit, side, service.decoders)
+        for kept in (images, files):
+            kept.clear()
+        wanted.input = ""
+        ticket.release_body()
         embeddings = await pipeline.embed(decoded, ticket.slot)
         headers = {"X-Model-Version": service.contract.model_version, **ticket.timings.headers()}
         if wanted.encoding_format == "base64":  # sooner done than another thread is woken
