@@ -237,5 +237,7 @@ def _npz(meta: dict[str, Any], **arrays: NDArray[Any] | None) -> bytes:
     buffer = io.BytesIO()
     present = {name: array for name, array in arrays.items() if array is not None}
     present["meta"] = np.array(json.dumps(meta))
-    np.savez_compressed(buffer, allow_pickle=False, **present)
+    np.savez_compressed(
+        buffer, **present
+    )  # which has allow_pickle from NumPy 2.1 on; none is an object array
     return buffer.getvalue()
