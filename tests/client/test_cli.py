@@ -70,6 +70,29 @@ def test_embed_writes_one_row_per_image(command, embeddings, limits, capsys):
     assert capsys.readouterr().out == "e.npy: 2 x 3 embeddings of model mcjepa_embed\n"
 
 
+def test_images_that_cannot_be_read_are_skipped_on_request(command, embeddings, limits, capsys):
+    def server(request):
+        return limits() if request.url.path == "/v1/info" else embeddings([1.0, 0.0], [0.0, 1.0])
+
+    arguments = ["embed", "a.png", "none.png", "b.png", "-o", "e.npz"]
+    assert command(server, *arguments) == 2
+    assert "images[1]: cannot read none.png" in capsys.readouterr().err
+    assert command(server, *arguments, "--on-error", "skip") == 1
+    with np.load("e.npz") as saved:
+        assert (saved["embeddings"].tolist(), saved["indices"].tolist()) == ([[1, 0], [0, 1]], [0, 2])
+    out, err = capsys.readouterr()
+    assert out == "e.npz: 2 x 2 embeddings of model mcjepa_embed\n"
+    assert [line.partition(": ")[2].partition(":")[0] for line in err.splitlines()] == ["skipped", "error"]
+    assert "images[1]: cannot read none.png" in err
+
+
+@pytest.mark.parametrize("name", ["caf\udce9.flo", "caf\u00e9 \U0001f600.flo"])
+def test_a_name_that_is_no_text_is_written_and_shown(command, flow_server, capsys, name):
+    assert command(flow_server, "flow", "a.png", "b.png", "-o", name) == 0
+    assert np.array_equal(flow_io.read_flo(name), FLOW)
+    assert capsys.readouterr().out.startswith("caf")
+
+
 def test_info_prints_json(command, scripted, capsys):
     assert command(scripted(httpx2.Response(200, json={"version": "9"})), "info") == 0
     assert json.loads(capsys.readouterr().out) == {"version": "9"}

@@ -2,15 +2,22 @@
 
 import asyncio
 import base64
+import io
 import json
+from pathlib import Path
 
 import httpx2
 import mcjepa_client
 import numpy as np
 import pytest
 from mcjepa_client import AsyncClient, Client, InputError
+from PIL import Image
 
 IMG = np.zeros((4, 6, 3), np.uint8)
+ONE_IMAGE = [
+    "one.png", Path("one.png"), b"file", bytearray(b"file"), memoryview(b"file"), io.BytesIO(b"file"), IMG,
+    IMG[..., 0], Image.new("L", (8, 8)),
+]  # fmt: skip
 
 
 def refuse(request):
@@ -86,6 +93,14 @@ def test_analyze_sends_its_frames_in_order(scripted, connect, npz):
         (lambda c: c.embed(7), "int"),
         (lambda c: c.embed([7]), r"images\[0\].*int"),
         (lambda c: c.embed(IMG, dimensions=0), "dimensions"),
+        (lambda c: c.embed(IMG, on_error="ignore"), "on_error.*ignore"),
+        (lambda c: c.embed({"a": IMG}), "dict"),
+        (lambda c: c.embed(io.StringIO("text")), "images.*rb"),
+        (lambda c: c.embed("none.png"), "none.png"),
+        (lambda c: c.embed(b""), "empty"),
+        (lambda c: c.analyze(None), "NoneType"),
+        (lambda c: c.analyze({1: IMG, 2: IMG}), "dict"),
+        *((lambda c, one=one: c.analyze(one), "2 or more, got 1") for one in ONE_IMAGE),
         (lambda c: c.wait_until_ready(0), "timeout"),
         (lambda c: c.wait_until_ready(float("nan")), "timeout"),
     ],
@@ -103,6 +118,20 @@ def test_wrong_arguments_are_refused_before_sending(connect, call, message):
         ({"base_url": "http://"}, "base_url"),
         ({"base_url": "http://[::1"}, "base_url"),
         ({"base_url": "http://server:eighty"}, "base_url"),
+        ({"base_url": "http://server:99999"}, "base_url"),
+        ({"base_url": "http://server?a=b"}, "base_url"),
+        ({"base_url": "http://" + "ü" * 70}, "base_url"),
+        ({"base_url": 8000}, "base_url"),
+        ({"base_url": b"http://server"}, "base_url"),
+        ({"base_url": [None]}, "base_url"),
+        ({"headers": {"X-Name": "Jürgen"}}, "X-Name"),
+        ({"headers": {"X-Name": "a\r\nX-Other: b"}}, "X-Name"),
+        ({"headers": {"X-Name": 7}}, "X-Name"),
+        ({"headers": {"X Name": "a"}}, "X Name"),
+        ({"headers": {"": "a"}}, "headers"),
+        ({"api_key": 7}, "api_key"),
+        ({"timeout": "5"}, "timeout"),
+        ({"max_retries": 1.5}, "max_retries"),
         ({"timeout": 0}, "timeout"),
         ({"timeout": float("inf")}, "timeout"),
         ({"max_retries": -1}, "max_retries"),
@@ -179,7 +208,15 @@ def test_the_limits_are_asked_for_once_and_not_for_one_image(connect):
         ((IMG, b"file"), 2),
         (iter([b"a", b"b", b"c"]), 3),
         (__file__, 1),
+        (Path(__file__), 1),
+        (b"one\ntwo\nthree", 1),
         (memoryview(b"file"), 1),
+        (io.BytesIO(b"one\ntwo\nthree"), 1),
+        (Image.new("L", (8, 8)), 1),
+        (IMG[None, ..., 0].repeat(3, axis=0), 3),
+        ([__file__, io.BytesIO(b"b"), Path(__file__)], 3),
+        ((Path(__file__) for _ in range(2)), 2),
+        (np.array([__file__, __file__]), 2),
     ],
 )
 def test_one_image_or_many(connect, embeddings, limits, images, count):
@@ -189,6 +226,110 @@ def test_one_image_or_many(connect, embeddings, limits, images, count):
         return embeddings(*([1.0, 0.0] for _ in json.loads(request.content)["input"]))
 
     assert len(connect(server).embed(images)) == count
+
+
+def test_an_open_file_is_sent_whole(scripted, connect, embeddings):
+    with open(__file__, "rb") as file:
+        server = scripted(embeddings([1.0, 0.0]))
+        connect(server).embed(file)
+    assert inputs(server.requests[0]) == [Path(__file__).read_bytes()]
+
+
+def picky_server(images=3, size=2**26):
+    """As `embedding_server`, but it refuses an image b"...bad" as the real one does."""
+    answer, requests = embedding_server(images, size)
+
+    def server(request):
+        if request.url.path == "/v1/info":
+            return answer(request)
+        if len(request.content) > size:
+            return httpx2.Response(413, json={"error": {"message": "the body is too large"}})
+        for position, item in enumerate(inputs(request)):
+            if item.endswith(b"bad"):
+                param = f"input[{position}]"
+                error = {"message": f"{param} is not a readable image", "code": "bad", "param": param}
+                return httpx2.Response(400, json={"error": error})
+        return answer(request)
+
+    return server, requests
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Eight files, of which number 4 and 5 are broken and number 6 is missing."""
+    for number in (0, 1, 2, 3, 7):
+        (tmp_path / f"{number}.png").write_bytes(b"%04d" % number)
+    for number in (4, 5):
+        (tmp_path / f"{number}.png").write_bytes(b"%04dbad" % number)
+    return [tmp_path / f"{number}.png" for number in range(8)]
+
+
+def test_a_broken_image_among_many_is_named(connect, files):
+    server, _ = picky_server()
+    with pytest.raises(mcjepa_client.BadRequestError, match=r"images\[4\].*4\.png.*not a readable") as caught:
+        connect(server).embed(files)
+    assert (caught.value.index, caught.value.path) == (4, str(files[4]))
+    with pytest.raises(mcjepa_client.InputError) as caught:
+        connect(server).embed(files[6:])
+    assert (caught.value.index, caught.value.path) == (0, str(files[6]))
+    with pytest.raises(mcjepa_client.BadRequestError, match=r"images\[1\]") as caught:
+        connect(server).embed([b"0000", b"0001bad"])
+    assert (caught.value.index, caught.value.path) == (1, None)
+
+
+def test_the_rest_is_kept_on_request(connect, files):
+    server, _ = picky_server()
+    result = connect(server).embed(iter(files), on_error="skip")
+    assert result.embeddings[:, 0].tolist() == [0, 1, 2, 3, 7]
+    assert result.indices.tolist() == [0, 1, 2, 3, 7]
+    assert [(error.index, error.path) for error in result.failed] == [
+        (number, str(files[number])) for number in (4, 5, 6)
+    ]
+    assert [isinstance(error, FileNotFoundError) for error in result.failed] == [False, False, True]
+    assert result.usage["total_tokens"] == 5
+
+
+def test_an_image_that_is_too_large_is_skipped_too(connect):
+    server, _ = picky_server(size=10_000)
+    result = connect(server).embed([b"0000", b"0001" + bytes(20_000), b"0002"], on_error="skip")
+    assert result.indices.tolist() == [0, 2]
+    assert [(type(error), error.index) for error in result.failed] == [
+        (mcjepa_client.PayloadTooLargeError, 1)
+    ]
+
+
+def test_nothing_is_left_when_all_are_broken(connect, files, tmp_path):
+    server, _ = picky_server()
+    result = connect(server).embed([files[4], "none.png"], on_error="skip")
+    assert (len(result), result.indices.tolist(), len(result.failed)) == (0, [], 2)
+    assert result.embeddings.dtype == np.float32
+    result.save(tmp_path / "none.npz")
+
+
+def test_other_errors_end_a_call_that_skips(connect, scripted, problem):
+    for answer, kind in (
+        (problem(401), mcjepa_client.AuthenticationError),
+        (problem(500), mcjepa_client.InternalServerError),
+        (httpx2.ConnectError("refused"), mcjepa_client.ConnectionFailedError),
+    ):
+        with pytest.raises(kind):
+            connect(scripted(answer), max_retries=0).embed(b"0000", on_error="skip")
+
+
+def test_frames_that_are_refused_are_named(connect, scripted, files):
+    def refusal(param):
+        error = {"message": f"{param} is not a readable image", "code": "bad", "param": param}
+        return scripted(httpx2.Response(400, json={"error": error}))
+
+    with pytest.raises(mcjepa_client.BadRequestError, match=r"img2 .*1\.png") as caught:
+        connect(refusal("frame2")).flow(files[0], files[1])
+    assert (caught.value.index, caught.value.path) == (None, str(files[1]))
+    with pytest.raises(mcjepa_client.BadRequestError, match=r"frames\[2\] .*2\.png") as caught:
+        connect(refusal("frames[2]")).analyze(files[:4])
+    assert (caught.value.index, caught.value.path) == (2, str(files[2]))
+    with pytest.raises(mcjepa_client.InputError, match=r"frames\[1\].*6\.png") as caught:
+        connect(refuse).analyze([files[0], files[6]])
+    assert (caught.value.index, caught.value.path) == (1, str(files[6]))
 
 
 def test_dimensions_are_passed_on(scripted, connect, embeddings):
@@ -242,8 +383,9 @@ def test_waiting_ends_at_once_when_it_is_no_server_of_ours(scripted, connect, pr
 
 def test_a_client_closes_its_own_connections_only(scripted):
     own = Client()
+    http = own._http
     own.close()
-    assert own._http.is_closed
+    assert http.is_closed
     with httpx2.Client(transport=httpx2.MockTransport(scripted(httpx2.Response(200)))) as http:
         with Client(http_client=http):
             pass
@@ -270,7 +412,7 @@ def test_the_async_client_does_the_same(scripted, problem, monkeypatch, npz):
     async def sleep(seconds):
         naps.append(seconds)
 
-    monkeypatch.setattr("asyncio.sleep", sleep)
+    monkeypatch.setattr("anyio.sleep", sleep)
     monkeypatch.setattr("random.random", lambda: 0.0)
     flow = np.ones((4, 6, 2), np.float32)
     server = scripted(
@@ -296,6 +438,9 @@ def test_the_async_client_splits_and_raises_alike(connect, problem):
             client = AsyncClient("http://server.test", http_client=http)
             with pytest.raises(InputError, match=r"missing\.png"):
                 await client.flow("missing.png", IMG)
+            skipped = await client.embed([b"0000", "missing.png", b"0002"], on_error="skip")
+            assert (skipped.indices.tolist(), skipped.failed[0].index) == ([0, 2], 1)
+            requests.clear()
             return await client.embed([b"0000", b"0001", b"0002"])
 
     assert asyncio.run(call()).embeddings[:, 0].tolist() == [0, 1, 2]
@@ -318,9 +463,6 @@ def test_the_async_clients_other_methods(scripted):
 
     info, models, alive, ready = asyncio.run(call())
     assert (info["version"], models, alive, ready) == ("1", [{"id": "m"}], True, True)
-    own = AsyncClient()
-    asyncio.run(own.close())
-    assert own._http.is_closed
 
 
 @pytest.mark.parametrize(

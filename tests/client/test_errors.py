@@ -1,15 +1,18 @@
 """Error replies become the right exceptions, whatever their bodies hold."""
 
+import asyncio
 import inspect
 import json
 import pickle
 
 import httpx2
 import mcjepa_client
+import numpy as np
 import pytest
-from mcjepa_client import _errors
+from mcjepa_client import AsyncClient, Client, _errors
 from mcjepa_client._errors import (
     STATUS_ERRORS,
+    InputError,
     InvalidReplyError,
     McjepaError,
     StatusError,
@@ -78,6 +81,100 @@ def test_the_tree_in_the_docstring_is_the_tree_of_the_classes():
     assert sorted(drawn) == sorted(cls.__name__ for cls in classes)
     for cls in classes:
         assert getattr(mcjepa_client, cls.__name__) is cls
+
+
+@pytest.mark.parametrize("cls", [Client, AsyncClient])
+def test_a_closed_client_says_so(cls):
+    client = cls("http://server.test")
+    calls = [
+        lambda: client.embed(b"x"), lambda: client.flow(b"x", b"x"), lambda: client.analyze([b"x", b"x"]),
+        client.info, client.models, client.is_alive, client.wait_until_ready,
+    ]  # fmt: skip
+
+    async def close():
+        await client.close()
+
+    asyncio.run(close()) if cls is AsyncClient else client.close()
+    for call in calls:
+        with pytest.raises(mcjepa_client.ClientClosedError) as caught:
+            asyncio.run(call()) if cls is AsyncClient else call()
+        assert isinstance(caught.value, RuntimeError)
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        UnicodeError("label empty or too long"),
+        OverflowError("port must be 0-65535"),
+        OSError(24, "Too many open files"),
+        RuntimeError("Event loop is closed"),
+        httpx2.DecodingError("incorrect header check"),
+        httpx2.TooManyRedirects("twenty"),
+        httpx2.InvalidURL("in the location"),
+        httpx2.StreamClosed(),
+    ],
+)
+def test_what_goes_wrong_on_the_way_is_a_connection_error(scripted, connect, naps, raised):
+    def server(request):
+        raise raised
+
+    with pytest.raises(mcjepa_client.ConnectionFailedError) as caught:
+        connect(server).info()
+    assert caught.value.__cause__ is raised
+
+    async def call():
+        async with httpx2.AsyncClient(transport=httpx2.MockTransport(server)) as http:
+            await AsyncClient("http://server.test", http_client=http, max_retries=0).info()
+
+    with pytest.raises(mcjepa_client.ConnectionFailedError):
+        asyncio.run(call())
+
+
+def test_a_compressed_reply_that_is_none_is_a_connection_error(connect, naps):
+    reply = {"headers": {"content-encoding": "gzip"}, "stream": httpx2.ByteStream(b"not gzip")}
+    with pytest.raises(mcjepa_client.ConnectionFailedError):
+        connect(lambda request: httpx2.Response(200, **reply)).info()
+
+
+def test_a_system_error_keeps_its_kind_and_passes_between_processes(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught:
+        mcjepa_client.EmbedResult(np.eye(2, dtype=np.float32)).save(tmp_path / "none" / "a.npy")
+    error = caught.value
+    copy = pickle.loads(pickle.dumps(error))
+    for found in (error, copy):
+        assert isinstance(found, mcjepa_client.FileError)
+        assert (found.errno, found.filename) == (2, str(tmp_path / "none" / "a.npy"))
+        assert found.path == found.filename
+        assert found.filename in str(found)
+        assert ".tmp" not in str(found)
+    assert str(copy) == str(error)
+    with pytest.raises(IsADirectoryError) as caught:
+        Client("http://server.test").embed(tmp_path)
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert isinstance(copy, InputError)
+    assert isinstance(copy, IsADirectoryError)
+    assert vars(copy) == vars(caught.value)
+
+
+def test_a_path_that_no_system_has_is_refused():
+    with pytest.raises(InputError, match="null"):
+        Client("http://server.test").embed("a\0b.png")
+
+
+@pytest.mark.parametrize("method", ["video", "process"])
+def test_a_folder_that_cannot_be_searched_is_an_error_of_ours(monkeypatch, tmp_path, method):
+    def deny(*_):
+        raise PermissionError(13, "Permission denied", str(tmp_path))
+
+    monkeypatch.setattr("pathlib.Path.iterdir", deny)
+    client = Client("http://server.test")
+    call = {
+        "video": lambda: list(client.video(tmp_path)),
+        "process": lambda: client.process(tmp_path, tmp_path / "out"),
+    }[method]
+    with pytest.raises(PermissionError) as caught:
+        call()
+    assert isinstance(caught.value, McjepaError)
 
 
 def test_input_errors_are_value_errors():

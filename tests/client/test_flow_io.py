@@ -6,7 +6,8 @@ import zlib
 import cv2
 import numpy as np
 import pytest
-from mcjepa_client import InputError, flow_io
+from mcjepa_client import FileError, InputError, flow_io
+from mcjepa_client._png import decode_rgb16, encode_png
 
 
 def random_flow(height=5, width=7, scale=100.0):
@@ -113,7 +114,7 @@ def test_a_kitti_size_beyond_its_bytes_costs_no_memory():
     data = bytearray(flow_io.encode_kitti(np.zeros((2, 2, 2), np.float32))[0])
     data[16:24] = struct.pack(">II", 2**29, 3)
     data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
-    with pytest.raises(InputError, match=f"{2**29}x3: {len(data)} bytes are too few"):
+    with pytest.raises(InputError, match=f"{len(data)} bytes.*{2**29}x3"):
         flow_io.decode_kitti(bytes(data))
 
 
@@ -139,6 +140,75 @@ def test_a_damaged_kitti_file_is_refused(damage):
         flow_io.decode_kitti(bytes(data))
 
 
+def png16(rows, *, width=1, height=1, interlaced=0):
+    """A 16-bit RGB PNG of these unpacked rows, filters included."""
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, interlaced)
+    chunks = (b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+
+
+def filter_byte(kind, value, left, above, corner):
+    """As chapter 9 of the PNG specification has it."""
+    if kind < 4:
+        guess = [0, left, above, (left + above) // 2][kind]
+    else:
+        guess = min((left, above, corner), key=lambda near: abs(left + above - corner - near))
+    return (value - guess) % 256
+
+
+def filtered(stored, kinds):
+    """The rows of 16-bit pixels (H, W, 3), the filter of each before it."""
+    height, width = stored.shape[:2]
+    samples = stored.astype(">u2").tobytes()
+    padded = np.zeros((height + 1, 6 * (width + 1)), int)
+    padded[1:, 6:] = np.frombuffer(samples, np.uint8).reshape(height, -1)
+    rows = b""
+    for y, kind in enumerate(kinds, start=1):
+        near = zip(padded[y, 6:], padded[y, :-6], padded[y - 1, 6:], padded[y - 1, :-6], strict=True)
+        rows += bytes([kind, *(filter_byte(kind, *map(int, values)) for values in near)])
+    return rows
+
+
+@pytest.mark.parametrize("kinds", [[0], [1], [2], [3], [4], [0, 1, 2], [4, 3, 2, 1, 0, 4]])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (23, 31)])
+def test_files_of_other_writers_are_read_whatever_their_filters(kinds, shape):
+    noise = np.random.default_rng(0).integers(-400, 400, (*shape, 3))
+    stored = (np.cumsum(np.cumsum(noise, axis=0), axis=1) % 65536).astype(np.uint16)
+    rows = filtered(stored, [kinds[y % len(kinds)] for y in range(shape[0])])
+    assert np.array_equal(decode_rgb16(png16(rows, width=shape[1], height=shape[0])), stored)
+
+
+@pytest.mark.parametrize("level", [0, 1, 9])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, ">u2"])
+@pytest.mark.parametrize("shape", [(1, 1), (5, 7), (1, 1, 3), (5, 7, 3)])
+def test_png_of_both_depths_is_read_by_others(shape, dtype, level):
+    top = np.iinfo(dtype).max
+    image = np.random.default_rng(0).integers(0, top, shape, endpoint=True).astype(dtype)
+    read = cv2.imdecode(np.frombuffer(encode_png(image[::-1], level), np.uint8), cv2.IMREAD_UNCHANGED)
+    assert np.array_equal(read if image.ndim == 2 else read[..., ::-1], image[::-1])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        png16(bytes(6)),
+        png16(bytes(8)),
+        png16(b"\x05" + bytes(6)),
+        png16(b""),
+        png16(b"", width=0),
+        png16(b"", height=0),
+        png16(bytes(7), interlaced=1),
+        png16(bytes(7)).replace(zlib.compress(bytes(7)), b"x" * len(zlib.compress(bytes(7)))),
+    ],
+)
+def test_a_png_whose_rows_are_wrong_is_refused(data):
+    with pytest.raises(InputError):
+        flow_io.decode_kitti(data)
+
+
 @pytest.mark.parametrize("shape", [(2,), (4, 4), (4, 4, 3), (1, 4, 4, 2), (0, 4, 2)])
 def test_flow_of_another_shape_is_refused(shape):
     with pytest.raises(InputError, match=r"\(H, W, 2\)"):
@@ -150,6 +220,38 @@ def test_flow_of_strings_is_refused():
         flow_io.encode_flo(np.full((2, 2, 2), "x"))
 
 
+@pytest.mark.parametrize("read", [flow_io.read_flo, flow_io.read_kitti])
+def test_a_file_that_cannot_be_read_is_named(read, tmp_path):
+    for path, kind in ((tmp_path / "none", FileNotFoundError), (tmp_path, IsADirectoryError)):
+        with pytest.raises(kind) as caught:
+            read(path)
+        assert isinstance(caught.value, FileError)
+        assert isinstance(caught.value, InputError)
+        assert caught.value.filename == caught.value.path == str(path)
+
+
+def test_a_name_may_be_as_long_as_the_system_allows(tmp_path):
+    flow_io.write_flo(tmp_path / f"{'n' * 251}.flo", random_flow())
+    assert flow_io.read_flo(tmp_path / f"{'n' * 251}.flo").shape == (5, 7, 2)
+
+
+@pytest.mark.parametrize("write", [flow_io.write_flo, flow_io.write_kitti])
+def test_a_file_that_cannot_be_written_is_named(write, tmp_path):
+    (tmp_path / "file").touch()
+    for path, kind in (("none/a.flo", FileNotFoundError), ("file/a.flo", NotADirectoryError)):
+        with pytest.raises(kind) as caught:
+            write(tmp_path / path, random_flow())
+        assert isinstance(caught.value, FileError)
+        assert not isinstance(caught.value, InputError)
+        assert caught.value.filename == caught.value.path == str(tmp_path / path)
+    with pytest.raises(FileError):
+        write(tmp_path / "a\0b.flo", random_flow())
+    with pytest.raises(FileError) as caught:
+        write(tmp_path, random_flow())
+    assert caught.value.path == str(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     target = tmp_path / "a.flo"
     flow_io.write_flo(target, random_flow())
@@ -159,7 +261,8 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.replace", full_disk)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(FileError, match="No space") as caught:
         flow_io.write_flo(target, random_flow(9, 9))
+    assert (caught.value.errno, caught.value.path) == (28, str(target))
     assert target.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["a.flo"]

@@ -65,7 +65,7 @@ def test_what_is_no_video_is_an_error(tmp_path, content):
 def test_a_missing_library_is_named_with_its_extra(tmp_path, monkeypatch):
     (tmp_path / "video.mp4").write_bytes(b"some bytes")
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(MissingExtraError, match=r"av.*mcjepa-client\[video\]"):
+    with pytest.raises(MissingExtraError, match=r"av.*client\[video\]"):
         read(tmp_path / "video.mp4")
 
 

@@ -47,7 +47,7 @@ def test_a_wheel_installs_its_command(wheel):
 
 def test_metadata(wheel):
     assert wheel.metadata["License-Expression"] == "Apache-2.0"
-    assert wheel.metadata["Requires-Python"] == ">=3.11"
+    assert wheel.metadata["Requires-Python"] == (">=3.10" if wheel.folder == "client" else ">=3.11")
     assert wheel.metadata["Summary"]
     assert wheel.metadata.get_payload().strip(), "the README is the long description"
 
@@ -60,3 +60,13 @@ def test_no_distribution_requires_another(wheel):
 @pytest.mark.parametrize("wheel", ["server", "client"], indirect=True)
 def test_the_server_and_the_client_do_not_require_torch(wheel):
     assert "torch" not in required(wheel)
+
+
+@pytest.mark.parametrize("wheel", ["client"], indirect=True)
+def test_the_client_installs_opencv_over_nobodys(wheel):
+    lines = [Requirement(line) for line in wheel.metadata.get_all("Requires-Dist")]
+    found = [line for line in lines if canonicalize_name(line.name).startswith("opencv")]
+    assert [str(line.marker) for line in found] == ['extra == "opencv"']
+    assert {line.name for line in lines if line.marker is None} == {
+        "anyio", "httpx2", "lazy-loader", "numpy", "pillow",
+    }  # fmt: skip

@@ -1,17 +1,22 @@
-"""The awaiting driver: `Client` for asyncio, the same methods, parameter for parameter."""
+"""The awaiting driver: `Client` for asyncio and trio, the same methods, parameter for parameter."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
+import anyio
+import anyio.to_thread
 import httpx2
 
-from mcjepa_client._base import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, BaseClient
-from mcjepa_client._errors import ConnectionFailedError
+from mcjepa_client._base import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, SENDING_ERRORS, BaseClient
+from mcjepa_client._connect import connect
+from mcjepa_client._errors import ConnectionFailedError, InputError, McjepaError, os_errors_as_file_errors
 from mcjepa_client._images import ImageInput
 from mcjepa_client._patience import Patience
+from mcjepa_client._pools import PerLoop, PerProcess, refuse_other_process
+from mcjepa_client._requests import OnError
 from mcjepa_client._results import AnalyzeResult, Direction, EmbedResult, FlowResult
 from mcjepa_client._steps import Operation, Reply, Send, Step, Wait
 from mcjepa_client._video.clips import DEFAULT_CLIP_FRAMES, Clip
@@ -28,12 +33,15 @@ from mcjepa_client._video.sources import DEFAULT_FPS, VideoInput
 from mcjepa_client._video.stream import async_answers
 
 T = TypeVar("T")
+C = TypeVar("C", bound="AsyncClient")
 
 
 class AsyncClient(BaseClient):
-    """`Client` for asyncio: the same arguments, methods, results and errors, each method awaited.
+    """`Client` for asyncio and trio: the same arguments, methods, results and errors, each method awaited.
 
-    Reading files, encoding images and decoding replies run in a thread, so the event loop stays free.
+    Reading files, encoding images and decoding replies run in a thread, so the event loop stays free. Each
+    event loop has connections of its own, which close when it ends: one client serves several calls of
+    `asyncio.run`. `video` needs asyncio.
     """
 
     def __init__(
@@ -47,8 +55,29 @@ class AsyncClient(BaseClient):
         http_client: httpx2.AsyncClient | None = None,
     ) -> None:
         super().__init__(base_url, timeout, max_retries, api_key, headers)
-        self._http = http_client or httpx2.AsyncClient()
         self._owns_http = http_client is None
+        self._pool = (
+            self._make_pool() if http_client is None else PerProcess(refuse_other_process, http_client)
+        )
+
+    def _make_pool(self) -> PerLoop:
+        return PerLoop(self._make_http)
+
+    def _make_http(self) -> httpx2.AsyncClient:
+        return connect(
+            httpx2.AsyncClient,
+            lambda: httpx2.AsyncClient(transport=httpx2.AsyncHTTPTransport()),
+            self.base_urls,
+        )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._pool = self._make_pool()
+
+    async def _http(self) -> httpx2.AsyncClient:
+        """Return the connections of this event loop."""
+        self._check_open()
+        return await self._pool.get() if isinstance(self._pool, PerLoop) else self._pool.get()
 
     async def flow(
         self,
@@ -63,10 +92,14 @@ class AsyncClient(BaseClient):
         return await self._run(self._flow(img1, img2, direction, occlusion, max_side))
 
     async def embed(
-        self, images: ImageInput | Iterable[ImageInput], *, dimensions: int | None = None
+        self,
+        images: ImageInput | Iterable[ImageInput],
+        *,
+        dimensions: int | None = None,
+        on_error: OnError = "raise",
     ) -> EmbedResult:
         """As `Client.embed`."""
-        return await self._run(self._embed(images, dimensions))
+        return await self._run(self._embed(images, dimensions, on_error))
 
     async def analyze(
         self,
@@ -94,10 +127,10 @@ class AsyncClient(BaseClient):
         in_flight: int = DEFAULT_IN_FLIGHT,
         patience: float = DEFAULT_PATIENCE,
     ) -> AsyncIterator[FrameResult]:
-        """As `Client.video`, for `async for`."""
-        job = plan_job(
-            source, stride, start, stop, fps, VideoOptions(direction, occlusion, max_side, clip_frames)
-        )
+        """As `Client.video`, for `async for`, under asyncio."""
+        options = VideoOptions(direction, occlusion, max_side, clip_frames)
+        with os_errors_as_file_errors():
+            job = plan_job(source, stride, start, stop, fps, options)
         return self._frame_results(job, Effort(in_flight, patience))
 
     async def info(self) -> dict[str, Any]:
@@ -121,11 +154,12 @@ class AsyncClient(BaseClient):
         await self._run(self._wait_until_ready(timeout))
 
     async def close(self) -> None:
-        """As `Client.close`."""
-        if self._owns_http:
-            await self._http.aclose()
+        """As `Client.close`, for this event loop; the connections of others close when their loop ends."""
+        self._is_closed = True
+        if isinstance(self._pool, PerLoop):
+            await self._pool.close()
 
-    async def __aenter__(self) -> Self:
+    async def __aenter__(self: C) -> C:
         return self
 
     async def __aexit__(
@@ -137,6 +171,7 @@ class AsyncClient(BaseClient):
         await self.close()
 
     async def _frame_results(self, job: VideoJob, effort: Effort) -> AsyncIterator[FrameResult]:
+        _check_asyncio()
         limits = await self._run(self._clip_limits(Patience(seconds=effort.patience)))
 
         async def ask(clip: Clip) -> AnalyzeResult:
@@ -144,10 +179,11 @@ class AsyncClient(BaseClient):
             return await self._run(self._clip(clip.images, job.options, limits, patience))
 
         window = effort.in_flight * len(self.base_urls)
-        async with aclosing(async_answers(job.clips(limits), ask, window)) as answered:
-            async for clip, analysis in answered:
-                for result in deliver(clip, analysis):
-                    yield result
+        with os_errors_as_file_errors():
+            async with aclosing(async_answers(job.clips(limits), ask, window)) as answered:
+                async for clip, analysis in answered:
+                    for result in deliver(clip, analysis):
+                        yield result
 
     async def _run(self, operation: Operation[T]) -> T:
         outcome: object = None
@@ -163,13 +199,27 @@ class AsyncClient(BaseClient):
         if isinstance(step, Send):
             return await self._send(step)
         if isinstance(step, Wait):
-            await asyncio.sleep(step.seconds)
+            await anyio.sleep(step.seconds)
             return None
-        return await asyncio.to_thread(step.job)
+        # Cancelled, a call ends at once: nobody wants what the thread still computes.
+        return await anyio.to_thread.run_sync(step.job, abandon_on_cancel=True)
 
     async def _send(self, step: Send) -> Reply | ConnectionFailedError:
         try:
-            response = await self._http.send(self._http.build_request(**self._arguments(step)))
-        except httpx2.RequestError as error:
+            http = await self._http()
+            response = await http.send(http.build_request(**self._arguments(step)))
+        except McjepaError:
+            raise
+        except SENDING_ERRORS as error:
             return self._connection_error(step, error)
         return Reply(response.status_code, response.headers, response.content)
+
+
+def _check_asyncio() -> None:
+    """Raise InputError under trio: the calls under way are tasks of asyncio."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        raise InputError(
+            "video: it needs asyncio; under trio, iterate over Client.video in a thread"
+        ) from None

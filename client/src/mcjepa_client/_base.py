@@ -4,6 +4,7 @@ Each call is a generator of steps (see `_steps`); the drivers in `_client` only 
 """
 
 import os
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -15,15 +16,19 @@ import numpy as np
 
 from mcjepa_client import _requests as requests
 from mcjepa_client._errors import (
+    ClientClosedError,
     ConnectionFailedError,
     InputError,
+    McjepaError,
     RequestTimeoutError,
     ServiceUnavailableError,
     StatusError,
+    name_image,
     status_error,
 )
 from mcjepa_client._images import ImageInput
 from mcjepa_client._patience import Patience
+from mcjepa_client._pools import PerProcess
 from mcjepa_client._replies import (
     read_analysis,
     read_clip_limits,
@@ -53,6 +58,15 @@ _CONNECT_TIMEOUT = 10.0  # seconds
 _PROBE_TIMEOUT = 5.0
 _PROBE_INTERVAL = 0.25
 
+# What sending raises when something is wrong with the way to the server, besides what httpx2 documents: the
+# resolver and the sockets refuse some names and ports in their own words.
+SENDING_ERRORS = (
+    httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, OSError, UnicodeError, OverflowError,
+    RuntimeError,
+)  # fmt: skip
+_HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # a token (RFC 9110, 5.6.2)
+_HEADER_VALUE = re.compile(r"[\x21-\x7e]([\t\x20-\x7e]*[\x21-\x7e])?|")
+
 
 class BaseClient:
     """What `Client` and `AsyncClient` have in common. `base_urls` are the servers that are asked in turn."""
@@ -66,15 +80,43 @@ class BaseClient:
         headers: Mapping[str, str] | None,
     ) -> None:
         self.base_urls = _check_urls(base_url or os.environ.get(SERVER_VARIABLE) or DEFAULT_SERVER)
-        self._servers = Servers(self.base_urls)
         self.timeout = _check_timeout(timeout)
         self.max_retries = _check_retries(max_retries)
+        headers = _check_headers(headers or {})
         self._headers = {
             "User-Agent": f"mcjepa-client/{__version__}",
-            **_authorization(api_key or os.environ.get(API_KEY_VARIABLE), headers or {}),
-            **(headers or {}),
+            **_authorization(api_key or os.environ.get(API_KEY_VARIABLE), headers),
+            **headers,
         }
         self._limits: requests.EmbedLimits | None = None
+        self._is_closed = False
+        self._owns_http = True
+        self._all_servers = self._make_servers()
+
+    def _make_servers(self) -> PerProcess[Servers]:
+        return PerProcess(partial(Servers, self.base_urls))
+
+    @property
+    def _servers(self) -> Servers:
+        return self._all_servers.get()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle the settings, the API key among them, and no connections: a copy makes its own.
+
+        Raises InputError for a client with an `http_client`, which cannot be pickled.
+        """
+        if not self._owns_http:
+            raise InputError(
+                "http_client: a client that was given one cannot be pickled; leave http_client out"
+            )
+        state = self.__dict__.copy()
+        for name in ("_all_servers", "_pool"):
+            del state[name]
+        return {**state, "_is_closed": False}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._all_servers = self._make_servers()
 
     @property
     def base_url(self) -> str:
@@ -94,10 +136,18 @@ class BaseClient:
             "timeout": httpx2.Timeout(timeout, connect=min(timeout, _CONNECT_TIMEOUT)),
         }
 
-    def _connection_error(self, step: Send, error: httpx2.RequestError) -> ConnectionFailedError:
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise ClientClosedError("the client is closed; make another one")
+
+    def _connection_error(self, step: Send, error: Exception) -> ConnectionFailedError:
+        """Return the error of a request that got no reply. Raises ClientClosedError if that is why."""
+        if isinstance(error, RuntimeError):
+            self._check_open()
         kind = RequestTimeoutError if isinstance(error, httpx2.TimeoutException) else ConnectionFailedError
+        what = "broken reply" if isinstance(error, httpx2.DecodingError) else "no reply"
         reason = str(error) or type(error).__name__
-        failure = kind(f"no reply from {step.server or self.base_url}: {reason}")
+        failure = kind(f"{what} from {step.server or self.base_url}: {reason}")
         failure.__cause__ = error
         return failure
 
@@ -109,7 +159,7 @@ class BaseClient:
             outcome = yield from self._ask(server, request)
             if isinstance(outcome, Reply) and outcome.status_code == 200:
                 return outcome
-            error = _as_error(outcome)
+            error = _as_error(outcome, request)
             if not _worth_retrying(error) or patience.is_over(attempt):
                 raise error
             delay = delay_before_retry(attempt, getattr(error, "retry_after", None))
@@ -141,7 +191,7 @@ class BaseClient:
     def _analyze(
         self, frames: Iterable[ImageInput], direction: Direction, occlusion: bool, max_side: int | None
     ) -> Operation[AnalyzeResult]:
-        images = list(frames)
+        images = requests.as_list(frames, "frames")
         request = yield from work(partial(requests.analyze, images, direction, occlusion, max_side))
         reply = yield from self._call(request)
         return (yield from work(partial(read_analysis, reply, len(images), direction, occlusion)))
@@ -168,18 +218,25 @@ class BaseClient:
         return read_clip_limits((yield from self._call(Send("GET", "/v1/info"), patience)))
 
     def _embed(
-        self, images: ImageInput | Iterable[ImageInput], dimensions: int | None
+        self,
+        images: ImageInput | Iterable[ImageInput],
+        dimensions: int | None,
+        on_error: requests.OnError,
     ) -> Operation[EmbedResult]:
-        pending = requests.as_list(images)
-        limits = (yield from self._embed_limits()) if len(pending) > 1 else requests.EmbedLimits(1, 1)
+        listed = requests.as_list(images, "images")
+        queue = requests.EmbedQueue(listed, on_error)
+        limits = (yield from self._embed_limits()) if len(listed) > 1 else requests.EmbedLimits(1, 1)
         parts: list[EmbedResult] = []
-        start = 0
-        while start < len(pending):
-            batch = yield from work(partial(requests.take_batch, pending, start, limits))
-            reply = yield from self._call(requests.embed(batch, dimensions))
+        indices: list[int | None] = []
+        while batch := (yield from work(partial(queue.take, limits))):
+            try:
+                reply = yield from self._call(requests.embed(batch, dimensions))
+            except StatusError as error:
+                queue.drop(batch, error)
+                continue
             parts.append((yield from work(partial(read_embeddings, reply, len(batch), dimensions))))
-            start += len(batch)
-        return _join(parts)
+            indices += [item.image.index for item in batch]
+        return _join(parts, indices, queue.failed)
 
     def _embed_limits(self) -> Operation[requests.EmbedLimits]:
         """How much the server takes at once: asked for once, then remembered."""
@@ -206,50 +263,81 @@ class BaseClient:
             outcome = yield from send(Send("GET", "/readyz", timeout=_PROBE_TIMEOUT))
             if isinstance(outcome, Reply) and outcome.status_code == 200:
                 return
-            error = _as_error(outcome)
+            error = _as_error(outcome, Send("GET", "/readyz"))
             hopeless = not isinstance(error, ConnectionFailedError | ServiceUnavailableError)
             if hopeless or time.monotonic() + _PROBE_INTERVAL > deadline:
                 raise error
             yield from wait(_PROBE_INTERVAL)
 
 
-def _as_error(outcome: Reply | ConnectionFailedError) -> ConnectionFailedError | StatusError:
+def _as_error(outcome: Reply | ConnectionFailedError, request: Send) -> ConnectionFailedError | StatusError:
     if isinstance(outcome, ConnectionFailedError):
         return outcome
-    return status_error(
+    error = status_error(
         outcome.status_code,
         outcome.content,
         request_id=outcome.request_id,
         retry_after=parse_retry_after(outcome.headers.get("retry-after")),
     )
+    images = list(request.images.values())
+    is_alone = error.status_code == 413 and len(images) == 1  # of a body that is too large no part is named
+    image = images[0] if is_alone else request.images.get(error.param or "")
+    if image is not None:
+        name_image(error, str(image), image.index, image.path)
+    return error
 
 
 def _worth_retrying(error: ConnectionFailedError | StatusError) -> bool:
     return isinstance(error, ConnectionFailedError) or error.status_code in RETRIED_STATUSES
 
 
-def _join(parts: list[EmbedResult]) -> EmbedResult:
+def _join(parts: list[EmbedResult], indices: list[int | None], failed: list[McjepaError]) -> EmbedResult:
     """The parts of a split request as one result."""
     usage: dict[str, int] = {}
     for part in parts:
         for name, count in part.usage.items():
             usage[name] = usage.get(name, 0) + count
-    return EmbedResult(np.concatenate([part.embeddings for part in parts]), parts[0].model, usage)
+    vectors = np.concatenate([part.embeddings for part in parts] or [np.empty((0, 0), np.float32)])
+    model = parts[0].model if parts else ""
+    return EmbedResult(
+        vectors,
+        model,
+        usage,
+        np.array(indices, np.int64),
+        tuple(sorted(failed, key=lambda error: error.index or 0)),
+    )
 
 
 def _check_urls(urls: str | Sequence[str]) -> tuple[str, ...]:
     """One address, several separated by commas, or several; each once."""
-    listed = urls.split(",") if isinstance(urls, str) else list(urls)
-    checked = tuple(dict.fromkeys(_check_url(url.strip()) for url in listed if url.strip()))
+    listed = urls.split(",") if isinstance(urls, str) else urls
+    if not isinstance(listed, Iterable) or isinstance(listed, bytes):
+        raise InputError(f"base_url: expected http://HOST:PORT, got {urls!r}")
+    texts = list(listed)
+    for text in texts:
+        if not isinstance(text, str):
+            raise InputError(f"base_url: expected http://HOST:PORT, got {text!r}")
+    checked = tuple(dict.fromkeys(_check_url(url.strip()) for url in texts if url.strip()))
     if not checked:
         raise InputError(f"base_url: expected http://HOST:PORT, got {urls!r}")
     return checked
 
 
+def _check_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers as a dict. Raises InputError, without the value: it may be secret."""
+    for name, value in headers.items():
+        if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
+            raise InputError(f"headers: {name!r} is no name of a header")
+        if not isinstance(value, str) or not _HEADER_VALUE.fullmatch(value):
+            raise InputError(f"headers: {name}: expected printable ASCII text without spaces around it")
+    return dict(headers)
+
+
 def _authorization(api_key: str | None, headers: Mapping[str, str]) -> dict[str, str]:
     if not api_key or "authorization" in {name.lower() for name in headers}:
         return {}
-    if not api_key.isascii() or not api_key.isprintable() or " " in api_key:  # without the key: it is secret
+    if not isinstance(api_key, str) or not api_key.isascii() or not api_key.isprintable() or " " in api_key:
+        # without the key: it is secret
         raise InputError(f"api_key: expected printable ASCII without spaces (is it {API_KEY_VARIABLE}?)")
     return {"Authorization": f"Bearer {api_key}"}
 
@@ -257,20 +345,22 @@ def _authorization(api_key: str | None, headers: Mapping[str, str]) -> dict[str,
 def _check_url(url: str) -> str:
     try:
         parts = httpx2.URL(url)
-    except httpx2.InvalidURL as error:
+    except (httpx2.InvalidURL, ValueError) as error:
         raise InputError(f"base_url: {url!r} is no URL ({error})") from error
-    if parts.scheme not in ("http", "https") or not parts.host:
+    if parts.scheme not in ("http", "https") or not parts.host or parts.query or parts.fragment:
         raise InputError(f"base_url: expected http://HOST:PORT or https://..., got {url!r}")
+    if parts.port is not None and not 0 < parts.port < 2**16:
+        raise InputError(f"base_url: expected a port from 1 to 65535, got {url!r}")
     return url.rstrip("/")
 
 
 def _check_timeout(timeout: float) -> float:
-    if not 0 < timeout < float("inf"):
-        raise InputError(f"timeout: expected a positive number of seconds, got {timeout}")
+    if not isinstance(timeout, int | float) or not 0 < timeout < float("inf"):
+        raise InputError(f"timeout: expected a positive number of seconds, got {timeout!r}")
     return timeout
 
 
 def _check_retries(max_retries: int) -> int:
-    if max_retries < 0:
-        raise InputError(f"max_retries: expected 0 or more, got {max_retries}")
+    if not isinstance(max_retries, int) or max_retries < 0:
+        raise InputError(f"max_retries: expected a whole number of 0 or more, got {max_retries!r}")
     return max_retries

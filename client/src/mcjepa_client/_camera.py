@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from mcjepa_client._errors import InputError
+from mcjepa_client._extras import require_opencv
 from mcjepa_client.flow_io import Flow, Mask, check_flow, known_pixels
 
 _VECTORS = 2000  # about so many take part
@@ -41,6 +41,7 @@ def camera_motion(flow: Flow, occlusion: Mask | None = None) -> CameraMotion:
 
     Raises:
         InputError: wrong shapes.
+        MissingExtraError: OpenCV is not installed.
     """
     flow = check_flow(flow)
     height, width = flow.shape[:2]
@@ -60,6 +61,7 @@ def _fit(points: NDArray[np.float64], vectors: Flow, diagonal: float) -> CameraM
     nothing = CameraMotion(np.eye(2, 3), 0.0)
     if len(points) < 3:  # two would fit any motion
         return nothing
+    cv2 = require_opencv()
     matrix, inside = cv2.estimateAffinePartial2D(
         points,
         points + vectors,

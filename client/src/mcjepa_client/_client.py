@@ -5,15 +5,18 @@ import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import httpx2
 
-from mcjepa_client._base import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, BaseClient
-from mcjepa_client._errors import ConnectionFailedError
+from mcjepa_client._base import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, SENDING_ERRORS, BaseClient
+from mcjepa_client._connect import connect
+from mcjepa_client._errors import ConnectionFailedError, os_errors_as_file_errors
 from mcjepa_client._files import PathLike
 from mcjepa_client._images import ImageInput
 from mcjepa_client._patience import Patience
+from mcjepa_client._pools import PerProcess, refuse_other_process
+from mcjepa_client._requests import OnError
 from mcjepa_client._results import AnalyzeResult, Direction, EmbedResult, FlowResult
 from mcjepa_client._steps import Operation, Reply, Send, Step, Wait
 from mcjepa_client._video.clips import DEFAULT_CLIP_FRAMES, Clip, ClipLimits
@@ -35,21 +38,28 @@ from mcjepa_client._video.store import FlowStorage
 from mcjepa_client._video.stream import Answer, answers
 
 T = TypeVar("T")
+C = TypeVar("C", bound="Client")
 
 
 class Client(BaseClient):
-    """A connection to an mcjepa server. Safe to share between threads.
+    """A connection to an mcjepa server. Safe to share between threads, and with forked processes.
+
+    A process that was forked makes connections of its own, and pickled, a client is its settings (the API key
+    among them): it can be handed to multiprocessing, joblib, Dask, Ray or the workers of a DataLoader.
 
     Every call is retried up to `max_retries` times on connection errors and on 429, 502, 503 and 504, after
     the time the server asks for (at most 60 s) or an exponentially growing, jittered one. All calls are pure
     computations, so a second attempt does no harm.
 
-    Images are given as a path, as the bytes of an image file, as a uint8 array (H, W, 3) RGB or (H, W) grey,
-    or as a PIL image; files are sent as they are, arrays as PNG, without loss.
+    Images are given as a path, as the bytes of an image file, as an open file, as an array (H, W, 3) RGB or
+    (H, W) grey, or as a PIL image. Files are sent as they are, arrays and PIL images as PNG: uint8 without
+    loss, 16-bit samples scaled to 8 bits as the server does it, bool as 0 and 255. What has no range, such as
+    floats, is refused.
 
-    Every call raises InputError before sending when an argument is wrong, ConnectionFailedError when no
-    reply came, a StatusError of its own class for each error status, and InvalidReplyError for a reply that
-    is broken, not finite, or not the server's.
+    Every error is an McjepaError. Every call raises InputError before sending when an argument is wrong,
+    ConnectionFailedError when no reply came, a StatusError of its own class for each error status,
+    InvalidReplyError for a reply that is broken, not finite, or not the server's, FileError when a file
+    cannot be read or written, and ClientClosedError after `close()`.
 
     Args:
         base_url: the server, as "http://HOST:PORT", or several with the same models, which are asked in turn.
@@ -60,7 +70,8 @@ class Client(BaseClient):
         api_key: for servers that ask for one; sent to every server as "Authorization: Bearer KEY". None takes
             the environment variable MCJEPA_API_KEY.
         headers: sent with every request; they go before those of the client.
-        http_client: the httpx2 client to use, for proxies or certificates; closing it is up to you.
+        http_client: the httpx2 client to use, for proxies or certificates; closing it is up to you. Its
+            connections are of one process: a forked one must not use them, and the client cannot be pickled.
     """
 
     def __init__(
@@ -74,8 +85,27 @@ class Client(BaseClient):
         http_client: httpx2.Client | None = None,
     ) -> None:
         super().__init__(base_url, timeout, max_retries, api_key, headers)
-        self._http = http_client or httpx2.Client()
         self._owns_http = http_client is None
+        self._pool = (
+            self._make_pool() if http_client is None else PerProcess(refuse_other_process, http_client)
+        )
+        self._pool.get()
+
+    def _make_pool(self) -> PerProcess[httpx2.Client]:
+        return PerProcess(self._make_http)
+
+    def _make_http(self) -> httpx2.Client:
+        return connect(httpx2.Client, lambda: httpx2.Client(transport=httpx2.HTTPTransport()), self.base_urls)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._pool = self._make_pool()
+
+    @property
+    def _http(self) -> httpx2.Client:
+        """The connections of this process."""
+        self._check_open()
+        return self._pool.get()
 
     def flow(
         self,
@@ -98,7 +128,11 @@ class Client(BaseClient):
         return self._run(self._flow(img1, img2, direction, occlusion, max_side))
 
     def embed(
-        self, images: ImageInput | Iterable[ImageInput], *, dimensions: int | None = None
+        self,
+        images: ImageInput | Iterable[ImageInput],
+        *,
+        dimensions: int | None = None,
+        on_error: OnError = "raise",
     ) -> EmbedResult:
         """Embeddings of one or more images, of any sizes.
 
@@ -107,8 +141,11 @@ class Client(BaseClient):
         Args:
             images: one image or an iterable of images.
             dimensions: keep only this many leading numbers, normalised again. None keeps all.
+            on_error: "raise" ends at the first image that cannot be read or decoded, or is too large; the
+                error has its `index` and `path`. "skip" goes on without it: the result has `indices` and
+                `failed`. Other errors, such as a server that is gone, are raised in either case.
         """
-        return self._run(self._embed(images, dimensions))
+        return self._run(self._embed(images, dimensions, on_error))
 
     def analyze(
         self,
@@ -152,7 +189,7 @@ class Client(BaseClient):
         Args:
             source: a video file, a folder of image files or a pattern of them ("frames/*.png", in natural
                 order), an address that FFmpeg reads ("rtsp://..."), or the number of a camera. Videos need
-                the extra mcjepa-client[video]. Their rotation is applied, and `timestamp` is exact for
+                the extra [video]. Their rotation is applied, and `timestamp` is exact for
                 variable frame rates too.
             stride: take every stride-th frame; flow then runs to the next frame taken.
             start, stop: take frames with start <= timestamp < stop, in seconds.
@@ -168,9 +205,9 @@ class Client(BaseClient):
             MissingExtraError: the source is a video and PyAV is not installed.
             VideoError: no video, or a damaged one.
         """
-        job = plan_job(
-            source, stride, start, stop, fps, VideoOptions(direction, occlusion, max_side, clip_frames)
-        )
+        options = VideoOptions(direction, occlusion, max_side, clip_frames)
+        with os_errors_as_file_errors():
+            job = plan_job(source, stride, start, stop, fps, options)
         return self._frame_results(job, Effort(in_flight, patience))
 
     def process(
@@ -197,7 +234,7 @@ class Client(BaseClient):
         `overlay.mp4` and `manifest.jsonl`. docs/video.md describes them.
 
         Killed at any moment and called again with the same arguments, it goes on, and gives the bytes of a
-        run that was never killed. Until it is done, the work is in OUT.partial. Needs mcjepa-client[video].
+        run that was never killed. Until it is done, the work is in OUT.partial. Needs the extra [video].
 
         Args:
             source, stride, start, stop, direction, occlusion, max_side, fps, clip_frames, in_flight,
@@ -213,9 +250,10 @@ class Client(BaseClient):
             InputError: wrong arguments, `out` holds other results, or another process is at it.
         """
         options = VideoOptions(direction, occlusion, max_side, clip_frames)
-        job = plan_job(source, stride, start, stop, fps, options)
-        asker = _Asker(self, Effort(in_flight, patience))
-        return process(job, out, Outputs(flow, overlay), overwrite, progress or (lambda *_: None), asker)
+        with os_errors_as_file_errors():
+            job = plan_job(source, stride, start, stop, fps, options)
+            asker = _Asker(self, Effort(in_flight, patience))
+            return process(job, out, Outputs(flow, overlay), overwrite, progress or (lambda *_: None), asker)
 
     def info(self) -> dict[str, Any]:
         """Version, engine, weights, limits and formats of the server (GET /v1/info)."""
@@ -242,11 +280,16 @@ class Client(BaseClient):
         self._run(self._wait_until_ready(timeout))
 
     def close(self) -> None:
-        """Close the connections. A `http_client` that was passed in is left open."""
-        if self._owns_http:
-            self._http.close()
+        """Close the connections of this process. An `http_client` that was passed in is left open.
 
-    def __enter__(self) -> Self:
+        Every call after it raises ClientClosedError.
+        """
+        self._is_closed = True
+        http = self._pool.peek()
+        if self._owns_http and http is not None:
+            http.close()
+
+    def __enter__(self: C) -> C:
         return self
 
     def __exit__(
@@ -258,7 +301,7 @@ class Client(BaseClient):
         self.close()
 
     def _frame_results(self, job: VideoJob, effort: Effort) -> Iterator[FrameResult]:
-        with closing(self._answers(job, effort)) as answered:
+        with os_errors_as_file_errors(), closing(self._answers(job, effort)) as answered:
             for clip, analysis in answered:
                 yield from deliver(clip, analysis)
 
@@ -298,9 +341,10 @@ class Client(BaseClient):
         return step.job()
 
     def _send(self, step: Send) -> Reply | ConnectionFailedError:
+        http = self._http
         try:
-            response = self._http.send(self._http.build_request(**self._arguments(step)))
-        except httpx2.RequestError as error:
+            response = http.send(http.build_request(**self._arguments(step)))
+        except SENDING_ERRORS as error:
             return self._connection_error(step, error)
         return Reply(response.status_code, response.headers, response.content)
 

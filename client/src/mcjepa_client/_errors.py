@@ -2,6 +2,8 @@
 
 McjepaError
 ├── InputError                      the arguments are wrong; nothing was sent (also a ValueError)
+├── FileError                       a file cannot be read or written (also the OSError of the system)
+├── ClientClosedError               a call after close() (also a RuntimeError)
 ├── MissingExtraError               an optional library is not installed (also an ImportError)
 ├── VideoError                      a video is damaged, truncated, or no video at all
 ├── ConnectionFailedError           no reply: refused, reset, name not found
@@ -24,12 +26,22 @@ McjepaError
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 
 class McjepaError(Exception):
-    """Root of every error of this package. Each can be pickled, so it passes between processes."""
+    """Root of every error of this package. Each can be pickled, so it passes between processes.
+
+    Attributes:
+        index: which of the images of the call is at fault, from 0, or None.
+        path: the file at fault, or None.
+    """
+
+    index: int | None = None
+    path: str | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (type(self), self.args, self.__dict__)
@@ -44,6 +56,61 @@ def _restore(kind: type[McjepaError], args: tuple[Any, ...], attributes: dict[st
 
 class InputError(McjepaError, ValueError):
     """An argument is wrong; nothing was sent."""
+
+
+class FileError(McjepaError, OSError):
+    """A file cannot be read or written.
+
+    Each is also the kind of OSError that the system reported (FileNotFoundError, PermissionError, ...), with
+    its `errno`, `strerror` and `filename`, and an InputError when it is a file that an argument names to be
+    read.
+    """
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        cause = self.errno, self.strerror, self.filename
+        return _restore_file_error, (str(self), cause, isinstance(self, InputError), self.__dict__)
+
+
+def file_error(message: str, error: OSError, *, is_input: bool = False) -> FileError:
+    """Return the FileError for an error of the system; with `is_input` it is an InputError too."""
+    made = _file_error_kind(error.errno, is_input)(message)
+    made.errno, made.strerror, made.filename = error.errno, error.strerror, error.filename
+    return made
+
+
+@lru_cache
+def _file_error_kind(errno: int | None, is_input: bool) -> type[FileError]:
+    reported = type(OSError(errno, ""))  # the one that Python has for this number
+    ours = (InputError, FileError) if is_input else (FileError,)
+    return type(
+        ours[0].__name__, ours if reported is OSError else (*ours, reported), {"__module__": __name__}
+    )
+
+
+def _restore_file_error(
+    message: str, cause: tuple[Any, ...], is_input: bool, attributes: dict[str, Any]
+) -> FileError:
+    error = file_error(message, OSError(*cause), is_input=is_input)
+    error.__dict__.update(attributes)
+    return error
+
+
+@contextmanager
+def os_errors_as_file_errors() -> Iterator[None]:
+    """Turn each OSError out of the block into a FileError with the same words."""
+    try:
+        yield
+    except McjepaError:
+        raise
+    except OSError as error:
+        raise file_error(str(error), error) from error
+
+
+class ClientClosedError(McjepaError, RuntimeError):
+    """The client was used after `close()`."""
 
 
 class MissingExtraError(McjepaError, ImportError):
@@ -202,6 +269,15 @@ def status_error(
         retry_after=retry_after,
         body=body,
     )
+
+
+def name_image(error: StatusError, name: str, index: int | None, path: str | None) -> None:
+    """Name the caller's image in an error of the server, in place of the name that the server has for it."""
+    error.index, error.path = index, path
+    status, _, message = str(error).partition(": ")
+    sent_as = error.param or ""
+    named = message.replace(sent_as, name, 1) if sent_as and sent_as in message else f"{name}: {message}"
+    error.args = (f"{status}: {named}",)
 
 
 def _decode_body(content: bytes) -> Any:

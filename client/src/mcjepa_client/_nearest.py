@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mcjepa_client._errors import InputError
+from mcjepa_client._errors import InputError, file_error
 from mcjepa_client._extras import require
-from mcjepa_client._files import PathLike
+from mcjepa_client._files import PathLike, named
 
 _ROWS = 4096  # read at a time
 _COLUMNS = ["frame", "timestamp", "vector"]
@@ -101,7 +101,10 @@ def _similarities(path: Path, unit: NDArray[np.float64]) -> Iterator[tuple[NDArr
             for batch in file.iter_batches(_ROWS, columns=_COLUMNS):
                 frames, times, vectors = (batch.column(name) for name in _COLUMNS)
                 yield frames.to_numpy(), times.to_numpy(), _cosines(_as_rows(vectors, path), unit, path)
-    except (OSError, pa.ArrowException) as error:
+    except OSError as error:
+        words = f"embeddings: cannot read {path}: {error.strerror or error}"
+        raise named(file_error(words, error, is_input=True), path) from error
+    except pa.ArrowException as error:
         raise InputError(f"embeddings: cannot read {path}: {error}") from error
 
 

@@ -1,16 +1,18 @@
 """From arguments to requests. Everything that can be seen to be wrong is refused here, before sending."""
 
 import base64
-import os
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple, cast, get_args
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, NamedTuple, cast, get_args
 
 import numpy as np
 
-from mcjepa_client._errors import InputError
-from mcjepa_client._images import ImageInput, PillowImage, check_same_size, encode_image
+from mcjepa_client._errors import InputError, McjepaError
+from mcjepa_client._images import ImageInput, check_same_size, encode_image, is_one_image, path_of
 from mcjepa_client._results import Direction
-from mcjepa_client._steps import Send
+from mcjepa_client._steps import Send, SentImage
+
+OnError = Literal["raise", "skip"]
 
 # JSON around each base64 image: quotes, comma, object. Generous; the limit is approached, never met.
 _ITEM_OVERHEAD = 64
@@ -30,11 +32,11 @@ def flow(
 ) -> Send:
     params = flow_params(direction, occlusion, max_side)
     check_same_size([img1, img2], "img1 and img2")
-    files = [
-        ("frame1", ("frame1", encode_image(img1, "img1"))),
-        ("frame2", ("frame2", encode_image(img2, "img2"))),
-    ]
-    return Send("POST", "/v1/flow", params=params, files=files)
+    files, images = [], {}
+    for part, name, image in (("frame1", "img1", img1), ("frame2", "img2", img2)):
+        files.append((part, (part, encode_image(image, name))))
+        images[part] = SentImage(name, path=path_of(image))
+    return Send("POST", "/v1/flow", params=params, files=files, images=images)
 
 
 def analyze(
@@ -46,11 +48,12 @@ def analyze(
         raise InputError(f"frames: expected 2 or more, got {len(frames)}")
     params = flow_params(direction, occlusion, max_side)
     check_same_size(frames, "frames")
-    files = [
-        ("frames", (f"frame{index}", encode_image(frame, f"frames[{index}]")))
-        for index, frame in enumerate(frames)
-    ]
-    return Send("POST", "/v1/analyze", params=params, files=files)
+    files, images = [], {}
+    for index, frame in enumerate(frames):
+        name = f"frames[{index}]"
+        files.append(("frames", (f"frame{index}", encode_nth(frame, index, "frames"))))
+        images[name] = SentImage(name, index, path_of(frame))
+    return Send("POST", "/v1/analyze", params=params, files=files, images=images)
 
 
 def body_bytes(request: Send) -> int:
@@ -70,42 +73,95 @@ def flow_params(direction: Direction, occlusion: bool, max_side: int | None) -> 
     return params
 
 
-def embed(batch: list[str], dimensions: int | None) -> Send:
-    """`batch` holds image files as base64. The vectors come back as base64 too: exact, and short."""
-    body: dict[str, object] = {"input": batch, "encoding_format": "base64"}
+def encode_nth(image: ImageInput, index: int, name: str) -> bytes:
+    """Return what `encode_image` does. An error says which of the images of argument `name` is at fault."""
+    try:
+        return encode_image(image, f"{name}[{index}]")
+    except InputError as error:
+        error.index, error.path = index, path_of(image)
+        raise
+
+
+def as_list(images: ImageInput | Iterable[ImageInput], name: str) -> list[ImageInput]:
+    """Return one image, or several out of any iterable, as a list. Raises InputError for what is neither."""
+    if is_one_image(images):
+        return [cast(ImageInput, images)]
+    if not isinstance(images, Iterable) or isinstance(images, Mapping):
+        raise InputError(f"{name}: expected images, got {type(images).__name__}")
+    return cast(list[ImageInput], list(images))
+
+
+class Encoded(NamedTuple):
+    """An image of an embeddings request, ready to be sent."""
+
+    image: SentImage
+    base64: str
+
+
+def embed(batch: Sequence[Encoded], dimensions: int | None) -> Send:
+    """Return the request for a batch. The vectors come back as base64 too: exact, and short."""
+    body: dict[str, object] = {"input": [item.base64 for item in batch], "encoding_format": "base64"}
     if dimensions is not None:
         body["dimensions"] = _positive(dimensions, "dimensions")
-    return Send("POST", "/v1/embeddings", json=body)
+    images = {f"input[{position}]": item.image for position, item in enumerate(batch)}
+    return Send("POST", "/v1/embeddings", json=body, images=images)
 
 
-def as_list(images: ImageInput | Iterable[ImageInput]) -> list[ImageInput]:
-    """One image, or any iterable of images (an array (N, H, W, 3) is one), as a list that is not empty."""
-    single = isinstance(images, str | bytes | bytearray | memoryview | os.PathLike | PillowImage)
-    if single or (isinstance(images, np.ndarray) and images.ndim < 4):
-        return [cast(ImageInput, images)]
-    if not isinstance(images, Iterable):
-        raise InputError(f"images: expected images, got {type(images).__name__}")
-    listed = cast(list[ImageInput], list(images))
-    if not listed:
-        raise InputError("images: expected one or more, got none")
-    return listed
+class EmbedQueue:
+    """The images of a call that have no embedding yet.
 
-
-def take_batch(images: list[ImageInput], start: int, limits: EmbedLimits) -> list[str]:
-    """The images from `start` on that fit into one request, as base64.
-
-    Always takes one: whether that one is too large is for the server to say. Each image is encoded when its
-    turn comes, so a long list of files is never in memory as a whole.
+    Each is encoded when its turn comes, so a long list of files is never in memory as a whole. Those that
+    cannot be embedded are kept as errors in `failed` when `on_error` is "skip".
     """
-    batch: list[str] = []
-    size = _BODY_OVERHEAD
-    for index in range(start, min(start + limits.images, len(images))):
-        item = base64.b64encode(encode_image(images[index], f"images[{index}]")).decode("ascii")
-        size += len(item) + _ITEM_OVERHEAD
-        if batch and size > limits.body_bytes:
-            break
-        batch.append(item)
-    return batch
+
+    def __init__(self, images: Sequence[ImageInput], on_error: OnError) -> None:
+        if on_error not in get_args(OnError):
+            raise InputError(f"on_error: expected one of {', '.join(get_args(OnError))}, got {on_error!r}")
+        if not images:
+            raise InputError("images: expected one or more, got none")
+        self.failed: list[McjepaError] = []
+        self._skips = on_error == "skip"
+        self._images = deque(enumerate(images))
+        self._encoded: deque[Encoded] = deque()  # that come first
+
+    def take(self, limits: EmbedLimits) -> list[Encoded]:
+        """Return the next images that fit into one request, none when there are none left.
+
+        One is always taken: whether that one is too large is for the server to say.
+        """
+        batch: list[Encoded] = []
+        size = _BODY_OVERHEAD
+        while len(batch) < limits.images and (item := self._next()) is not None:
+            size += len(item.base64) + _ITEM_OVERHEAD
+            if batch and size > limits.body_bytes:
+                self._encoded.appendleft(item)
+                break
+            batch.append(item)
+        return batch
+
+    def drop(self, batch: Sequence[Encoded], error: McjepaError) -> None:
+        """Keep `error` for the image of a refused batch that it names, and put back the others.
+
+        Raises `error` itself when it names none, or none is to be skipped.
+        """
+        if not self._skips or error.index is None:
+            raise error
+        self.failed.append(error)
+        self._encoded.extendleft(item for item in reversed(batch) if item.image.index != error.index)
+
+    def _next(self) -> Encoded | None:
+        while not self._encoded and self._images:
+            index, image = self._images.popleft()
+            try:
+                data = encode_nth(image, index, "images")
+            except InputError as error:
+                if not self._skips:
+                    raise
+                self.failed.append(error)
+                continue
+            sent = SentImage(f"images[{index}]", index, path_of(image))
+            return Encoded(sent, base64.b64encode(data).decode("ascii"))
+        return self._encoded.popleft() if self._encoded else None
 
 
 def _positive(value: int, name: str) -> int:

@@ -10,8 +10,9 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL.Image import Image
 
-from mcjepa_client._errors import InputError
+from mcjepa_client._errors import InputError, McjepaError
 from mcjepa_client._files import PathLike, write_atomic
 from mcjepa_client._warp import warp
 from mcjepa_client.flow_io import Flow, Mask, encode_flo, encode_kitti, encode_png
@@ -51,7 +52,7 @@ class FlowResult:
         """`flow` in the Middlebury colours, (H, W, 3) uint8 RGB: see `flow_viz.flow_to_color`."""
         return flow_to_color(self.flow, max_flow)
 
-    def warp(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def warp(self, image: NDArray[Any] | Image) -> NDArray[np.uint8]:
         """Pull the frame that `flow` points into back to where it starts from: see `mcjepa_client.warp`.
 
         Given frame 2 (frame 1 for a backward result) it returns frame 1 (2) as that frame's pixels show it.
@@ -72,7 +73,7 @@ class FlowResult:
 
         Raises:
             InputError: unknown extension or format.
-            OSError: the file cannot be written, for instance because the folder is missing.
+            FileError: the file cannot be written, for instance because the folder is missing.
         """
         return write_atomic(path, self._encode(choose_flow_format(path, format), max_flow))
 
@@ -103,11 +104,16 @@ class EmbedResult:
         embeddings: (N, D) float32, one row of length 1 per image, in the order they were given.
         model: name of the model that made them; compare only embeddings of the same model.
         usage: the server's accounting, summed over the requests that were needed.
+        indices: (N,) int64, the place of each row's image among those given: 0 to N - 1 unless some were
+            skipped.
+        failed: with on_error="skip", an error for each image that has no row, with its `index` and `path`.
     """
 
     embeddings: Embeddings
     model: str = ""
     usage: dict[str, int] = field(default_factory=dict)
+    indices: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    failed: tuple[McjepaError, ...] = ()
 
     def __len__(self) -> int:
         return len(self.embeddings)
@@ -117,9 +123,9 @@ class EmbedResult:
         return cosine_similarity(self.embeddings)
 
     def save(self, path: PathLike) -> Path:
-        """Write to `.npy` (the array), `.npz` (`embeddings` and `meta`) or `.json`, atomically.
+        """Write to `.npy` (the array), `.npz` (`embeddings`, `indices` and `meta`) or `.json`, atomically.
 
-        Raises InputError for another extension and OSError when the file cannot be written.
+        Raises InputError for another extension and FileError when the file cannot be written.
         """
         return write_atomic(path, self._encode(choose_embed_format(path)))
 
@@ -129,9 +135,10 @@ class EmbedResult:
             case "npy":
                 return _npy(self.embeddings)
             case "npz":
-                return _npz(meta, embeddings=self.embeddings)
+                return _npz(meta, embeddings=self.embeddings, indices=self.indices)
             case "json":
-                return json.dumps({**meta, "embeddings": self.embeddings.tolist()}).encode()
+                rows = {"indices": self.indices.tolist(), "embeddings": self.embeddings.tolist()}
+                return json.dumps({**meta, **rows}).encode()
 
 
 @dataclass(frozen=True)
@@ -179,7 +186,7 @@ class AnalyzeResult:
     def save(self, path: PathLike) -> Path:
         """Write everything to one `.npz`, atomically: flows, flows_backward, occlusion, embeddings, meta.
 
-        Raises InputError for another extension and OSError when the file cannot be written.
+        Raises InputError for another extension and FileError when the file cannot be written.
         """
         if _extension(path) != "npz":
             raise InputError(f"{path}: an analysis is saved as .npz")
@@ -230,5 +237,7 @@ def _npz(meta: dict[str, Any], **arrays: NDArray[Any] | None) -> bytes:
     buffer = io.BytesIO()
     present = {name: array for name, array in arrays.items() if array is not None}
     present["meta"] = np.array(json.dumps(meta))
-    np.savez_compressed(buffer, allow_pickle=False, **present)
+    np.savez_compressed(
+        buffer, **present
+    )  # which has allow_pickle from NumPy 2.1 on; none is an object array
     return buffer.getvalue()

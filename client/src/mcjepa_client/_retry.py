@@ -2,7 +2,7 @@
 
 import math
 import random
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 
 # Every call of this SDK is a pure computation on the server, so asking twice is always safe. These are the
@@ -23,7 +23,7 @@ def parse_retry_after(value: str | None, now: datetime | None = None) -> float |
         return None
     seconds = _parse_seconds(value)
     if seconds is None:
-        seconds = _parse_date(value, now or datetime.now(UTC))
+        seconds = _parse_date(value, now or datetime.now(timezone.utc))
     return seconds
 
 
@@ -38,7 +38,7 @@ def _parse_seconds(value: str) -> float | None:
 def _parse_date(value: str, now: datetime) -> float | None:
     try:
         date = parsedate_to_datetime(value)
-        date = date if date.tzinfo else date.replace(tzinfo=UTC)
+        date = date if date.tzinfo else date.replace(tzinfo=timezone.utc)
         return max(0.0, (date - now).total_seconds())
     except (ValueError, TypeError, IndexError, OverflowError):  # it raises all of these on hostile dates
         return None

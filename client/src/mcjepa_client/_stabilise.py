@@ -2,14 +2,16 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL.Image import Image
 
 from mcjepa_client._camera import CameraMotion, camera_motion
 from mcjepa_client._errors import InputError
-from mcjepa_client._images import check_pixels
+from mcjepa_client._extras import require_opencv
+from mcjepa_client._images import to_pixels
 from mcjepa_client._pairs import HasFlow, flows
 from mcjepa_client._steady_path import damp, kept, smooth, to_matrices
 from mcjepa_client._warp import check_size
@@ -38,16 +40,18 @@ class Stabilisation:
         """The number of frames, N."""
         return len(self.matrices)
 
-    def apply(self, index: int, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Frame `index` (from 0), uint8 (H, W, 3) or (H, W), held steady. Without empty borders.
+    def apply(self, index: int, image: NDArray[Any] | Image) -> NDArray[np.uint8]:
+        """Frame `index` (from 0), held steady, as uint8 (H, W, 3) or (H, W). Without empty borders.
 
-        Raises InputError for another dtype, shape or size, or an index that is not 0 to N - 1.
+        It takes what `warp` takes. Raises InputError for another dtype, shape or size, or an index that is
+        not 0 to N - 1.
         """
-        pixels = check_pixels(np.asarray(image), "image")
+        pixels = to_pixels(image, "image")
         check_size(pixels, self.size, "image")
         if not 0 <= index < len(self):
             raise InputError(f"index: expected 0 to {len(self) - 1}, got {index}")
         height, width = self.size
+        cv2 = require_opencv()
         # The border is only met by rounding.
         steady = cv2.warpAffine(
             pixels,

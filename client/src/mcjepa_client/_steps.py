@@ -27,6 +27,21 @@ class Send:
     json: object = None
     timeout: float | None = None  # seconds; None takes the client's
     server: str | None = None  # None takes the client's only or first one
+    images: Mapping[str, "SentImage"] = field(
+        default_factory=dict
+    )  # by the name that the server has for each
+
+
+@dataclass(frozen=True)
+class SentImage:
+    """What the caller calls an image of a request: the argument, its place among several, and its file."""
+
+    name: str
+    index: int | None = None
+    path: str | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.path is None else f"{self.name} ({self.path})"
 
 
 @dataclass(frozen=True)

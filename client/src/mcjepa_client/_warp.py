@@ -6,12 +6,13 @@ Convention: flow is (H, W, 2) px, (dx, dy); the point at (x, y) of frame 1 lies 
 
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL.Image import Image
 
 from mcjepa_client._errors import InputError
-from mcjepa_client._images import check_pixels
+from mcjepa_client._extras import require_opencv
+from mcjepa_client._images import to_pixels
 from mcjepa_client.flow_io import UNKNOWN_THRESHOLD, Flow, Mask, check_flow, known_pixels
 
 Vectors = NDArray[np.floating[Any]]  # (..., 2)
@@ -21,28 +22,31 @@ _RELATIVE = 0.01
 TOLERANCE = 0.5**0.5  # px
 
 
-def warp(image: NDArray[np.uint8], flow: Flow) -> NDArray[np.uint8]:
+def warp(image: NDArray[Any] | Image, flow: Flow) -> NDArray[np.uint8]:
     """Frame 1 as the pixels of frame 2 show it: `out[y, x] = image[y + dy, x + dx]`, bilinear.
 
     With a flow from frame 2 to frame 1 it takes frame 1 to frame 2 instead.
 
     Args:
-        image: frame 2, that is the frame that `flow` points into: uint8 (H, W, 3) RGB or (H, W) grey.
+        image: frame 2, that is the frame that `flow` points into: an array (H, W, 3) RGB or (H, W) grey of
+            uint8, uint16 or bool, or a PIL image.
         flow: (H, W, 2) px, (dx, dy).
 
     Returns:
-        uint8, shaped as `image`. Pixels whose source lies outside the frame, or is unknown, are 0.
+        uint8, (H, W, 3) or (H, W). Pixels whose source lies outside the frame, or is unknown, are 0.
 
     Raises:
         InputError: wrong dtype or shape, or sizes that differ.
+        MissingExtraError: OpenCV is not installed.
     """
     flow = check_flow(flow)
-    pixels = check_pixels(np.asarray(image), "image")
+    pixels = to_pixels(image, "image")
     check_size(pixels, flow.shape[:2], "image")
     height, width = flow.shape[:2]
     # Two pixels outside takes no part of the border. What OpenCV makes of NaN depends on the processor.
     target = np.where(known_pixels(flow)[..., None], targets(flow), np.float32(-2))
     target = np.clip(target, -2, np.array([width + 1, height + 1], np.float32))
+    cv2 = require_opencv()
     return np.asarray(cv2.remap(pixels, target[..., 0], target[..., 1], cv2.INTER_LINEAR), np.uint8)
 
 
@@ -62,6 +66,7 @@ def occlusion(flow_forward: Flow, flow_backward: Flow) -> Mask:
 
     Raises:
         InputError: wrong shapes, or sizes that differ.
+        MissingExtraError: OpenCV is not installed.
     """
     forward, backward = check_flow(flow_forward), check_flow(flow_backward)
     check_size(backward, forward.shape[:2], "flow_backward")
@@ -85,6 +90,7 @@ def targets(flow: Flow) -> Flow:
 def _pull(values: NDArray[np.float32], target: Flow) -> NDArray[np.float32]:
     """`values` at the target of each pixel, in OpenCV's steps of 1/32 px as the server takes them."""
     x, y = target[..., 0], target[..., 1]
+    cv2 = require_opencv()
     pulled = cv2.remap(values, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(pulled, np.float32)
 

@@ -1,11 +1,8 @@
 """Reply bodies, read with suspicion: nothing is unpickled, and no wrong shape or number gets past here."""
 
 import base64
-import binascii
 import io
 import json
-import zipfile
-import zlib
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -16,12 +13,6 @@ from mcjepa_client._errors import InvalidReplyError
 from mcjepa_client._steps import Reply
 
 Arrays = Mapping[str, NDArray[Any]]
-
-# What NumPy and zipfile raise on damaged or hostile bytes; ValueError is also NumPy's refusal to unpickle.
-_BROKEN_ARRAYS = (
-    ValueError, OSError, EOFError, KeyError, SyntaxError, MemoryError, NotImplementedError, RuntimeError,
-    zipfile.BadZipFile, zlib.error,
-)  # fmt: skip
 
 
 def reject(reply: Reply, problem: str) -> NoReturn:
@@ -53,9 +44,13 @@ def read_npz(reply: Reply) -> Arrays:
         reject(reply, f"expected an npz archive, got {reply.content_type or 'no content type'}: {start!r}")
     try:
         with np.load(io.BytesIO(reply.content), allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except _BROKEN_ARRAYS as error:
+            arrays = {name: archive[name] for name in archive.files}
+    except Exception as error:  # NumPy, zipfile and zlib raise anything at all on hostile bytes
         reject(reply, f"broken npz archive ({error})")
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            reject(reply, f"{name!r} in the npz archive is no array")
+    return arrays
 
 
 def take(reply: Reply, arrays: Arrays, name: str, shape: tuple[int | None, ...]) -> NDArray[np.float32]:
@@ -98,7 +93,7 @@ def read_vector(reply: Reply, value: object) -> NDArray[np.float32]:
             vector = np.frombuffer(base64.b64decode(value, validate=True), "<f4").astype(np.float32)
         else:
             vector = np.array(value, dtype=np.float32)
-    except (ValueError, TypeError, binascii.Error) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         reject(reply, f"an embedding is neither base64 float32 nor a list of numbers ({error})")
     if vector.ndim != 1 or not vector.size or not np.isfinite(vector).all():
         reject(reply, f"an embedding of shape {vector.shape} is empty, nested or not finite")

@@ -19,6 +19,7 @@ from mcjepa_client._base import (
 from mcjepa_client._cli_video import BatchError, add_commands
 from mcjepa_client._client import Client
 from mcjepa_client._errors import ConnectionFailedError, InputError, McjepaError, ServiceUnavailableError
+from mcjepa_client._requests import OnError
 from mcjepa_client._results import Direction, FlowFormat, choose_embed_format, choose_flow_format
 from mcjepa_client._streams import open_standard_streams
 from mcjepa_client._version import __version__
@@ -35,7 +36,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 _EPILOG = f"""\
 exit codes:
   0  done
-  1  the server refused the request, a video is damaged, or the output could not be written
+  1  the server refused the request, an image or a video is damaged, or the output could not be written
   2  wrong usage or unusable input; nothing was sent
   3  the server cannot be reached or is not ready
 
@@ -106,10 +107,14 @@ def _embed(arguments: argparse.Namespace) -> None:
     choose_embed_format(arguments.output)
     _check_folder(arguments.output)
     with _connect(arguments) as client:
-        result = client.embed(arguments.images, dimensions=arguments.dimensions)
+        result = client.embed(arguments.images, dimensions=arguments.dimensions, on_error=arguments.on_error)
     result.save(arguments.output)
     rows, columns = result.embeddings.shape
     _say(f"{arguments.output}: {rows} x {columns} embeddings of model {result.model}")
+    for error in result.failed:
+        _complain("skipped", error)
+    if result.failed:
+        raise McjepaError(f"{len(result.failed)} of {len(arguments.images)} images have no embedding")
 
 
 def _info(arguments: argparse.Namespace) -> None:
@@ -133,7 +138,8 @@ def _complain(kind: str, problem: object) -> None:
 
 
 def _say(line: str) -> None:
-    sys.stdout.write(line + "\n")
+    encoding = sys.stdout.encoding or "utf-8"  # in which not every name of a file can be written
+    sys.stdout.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
     sys.stdout.flush()  # an error is to be met here, where it is reported
 
 
@@ -234,5 +240,11 @@ def _add_embed(commands: Commands, common: argparse.ArgumentParser) -> None:
         required=True,
         metavar="FILE",
         help=".npy, .npz or .json; one row per image, in the order given",
+    )
+    parser.add_argument(
+        "--on-error",
+        choices=get_args(OnError),
+        default="raise",
+        help="skip: leave out images that cannot be read or decoded, name them, and exit with 1 in the end",
     )
     parser.add_argument("--dimensions", type=int, metavar="N", help="keep only the first N numbers")

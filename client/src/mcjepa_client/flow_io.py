@@ -12,16 +12,14 @@ Formats:
            R = 64 dx + 2^15, G = 64 dy + 2^15, B = 1 where valid. Steps of 1/64 px, range -512 to 511.98 px.
 """
 
-import zlib
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from mcjepa_client._errors import InputError
-from mcjepa_client._files import PathLike, write_atomic
+from mcjepa_client._files import PathLike, read_file, write_atomic
+from mcjepa_client._png import decode_rgb16, encode_png as encode_png
 
 Flow = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -33,9 +31,6 @@ _FLO_TAG = b"PIEH"
 _FLO_HEADER = 12  # bytes: tag, width, height
 _KITTI_SCALE = 64.0
 _KITTI_ZERO = 32768.0
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_PNG_RGB16 = b"\x10\x02"  # bit depth and colour type
-_DEFLATE_RATIO = 1032  # bytes that one compressed byte stands for at most (zlib's technical details)
 
 
 class KittiFlow(NamedTuple):
@@ -108,46 +103,24 @@ def encode_kitti(flow: Flow, valid: Mask | None = None) -> tuple[bytes, int]:
 
 
 def decode_kitti(data: bytes) -> KittiFlow:
-    """The flow and the valid mask of a KITTI PNG. Raises InputError when it is not a 16-bit RGB PNG, or has
-    fewer bytes than its size needs at the least.
+    """Return the flow and the valid mask of a KITTI PNG.
+
+    Raises InputError when it is not a 16-bit RGB PNG, is damaged, or has fewer bytes than its size needs at
+    the least.
     """
-    _check_kitti_header(data)
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if image is None or image.dtype != np.uint16 or image.ndim != 3 or image.shape[2] != 3:
-        raise InputError("not a KITTI flow file: the PNG is damaged")
-    valid: Mask = image[..., 0] > 0  # OpenCV gives B, G, R
-    flow = (image[..., :0:-1].astype(np.float32) - np.float32(_KITTI_ZERO)) / np.float32(_KITTI_SCALE)
+    try:
+        image = decode_rgb16(data)  # R, G, B
+    except ValueError as error:
+        raise InputError(f"not a KITTI flow file: {error}") from error
+    valid: Mask = image[..., 2] > 0
+    flow = (image[..., :2].astype(np.float32) - np.float32(_KITTI_ZERO)) / np.float32(_KITTI_SCALE)
     flow[~valid] = 0
     return KittiFlow(flow, valid)
 
 
-def _check_kitti_header(data: bytes) -> None:
-    """Before OpenCV takes the memory that sizes in the file ask for. Raises InputError."""
-    if data[:8] != _PNG_SIGNATURE or data[12:16] != b"IHDR" or data[24:26] != _PNG_RGB16:
-        raise InputError("not a KITTI flow file: expected a 16-bit RGB PNG")
-    width, height = (int(n) for n in np.frombuffer(data, ">u4", count=2, offset=16))
-    if 6 * width * height > _DEFLATE_RATIO * len(data):
-        raise InputError(f"KITTI flow file of {width}x{height}: {len(data)} bytes are too few for that")
-    start, kind = len(_PNG_SIGNATURE), b""
-    while kind != b"IEND":
-        kind, end = data[start + 4 : start + 8], start + 8 + int.from_bytes(data[start : start + 4])
-        if zlib.crc32(data[start + 4 : end]).to_bytes(4) != data[end : end + 4]:
-            raise InputError("not a KITTI flow file: the PNG is damaged")
-        start = end + 4
-
-
-def encode_png(rgb: NDArray[Any], level: int = 3) -> bytes:
-    """PNG bytes of an (H, W, 3) RGB or (H, W) grey image, uint8 or uint16. Lossless."""
-    bgr = rgb[..., ::-1] if rgb.ndim == 3 else rgb
-    ok, data = cv2.imencode(".png", np.ascontiguousarray(bgr), [cv2.IMWRITE_PNG_COMPRESSION, level])
-    if not ok:
-        raise InputError(f"could not encode an image of shape {rgb.shape} as PNG")
-    return data.tobytes()
-
-
 def read_flo(path: PathLike) -> Flow:
     """Read a `.flo` file: see `decode_flo`."""
-    return decode_flo(Path(path).read_bytes())
+    return decode_flo(read_file(path, "path"))
 
 
 def write_flo(path: PathLike, flow: Flow) -> None:
@@ -157,7 +130,7 @@ def write_flo(path: PathLike, flow: Flow) -> None:
 
 def read_kitti(path: PathLike) -> KittiFlow:
     """Read a KITTI flow PNG: see `decode_kitti`."""
-    return decode_kitti(Path(path).read_bytes())
+    return decode_kitti(read_file(path, "path"))
 
 
 def write_kitti(path: PathLike, flow: Flow, valid: Mask | None = None) -> int:

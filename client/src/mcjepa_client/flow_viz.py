@@ -5,13 +5,14 @@ of motion, saturation its length relative to `max_flow`; no motion is white, unk
 """
 
 import math
+from functools import lru_cache
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 
 from mcjepa_client._errors import InputError
-from mcjepa_client.flow_io import Flow, check_flow, known_pixels
+from mcjepa_client.flow_io import Flow, Mask, check_flow, known_pixels
 
 RGB = NDArray[np.uint8]
 
@@ -97,15 +98,25 @@ def legend(size: int = 96, max_flow: float | None = None) -> RGB:
     centre when given.
     """
     vectors = _disc_vectors(size)
-    inside = np.linalg.norm(vectors, axis=2) <= 1
-    disc = np.where(inside[..., None], flow_to_color(vectors, max_flow=1.0), 255).astype(np.uint8)
+    colors = np.where(disc(size)[..., None], flow_to_color(vectors, max_flow=1.0), 255).astype(np.uint8)
     if max_flow is None:
-        return disc
-    text, font, scale = f"{max_flow:.3g} px", cv2.FONT_HERSHEY_SIMPLEX, size / 220
-    (width, height), _ = cv2.getTextSize(text, font, scale, 1)
-    origin = ((size - width) // 2, size // 2 + height // 2)
-    drawn = cv2.putText(disc, text, origin, font, scale, (0, 0, 0), 1, cv2.LINE_AA)
-    return np.asarray(drawn, np.uint8)
+        return colors
+    picture = Image.fromarray(colors)
+    center, text = (size / 2, size / 2), f"{max_flow:.3g} px"
+    ImageDraw.Draw(picture).text(center, text, (0, 0, 0), _font(size / 7), anchor="mm")
+    return np.array(picture)
+
+
+@lru_cache
+def _font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The font that comes with Pillow; the same letters on every machine."""
+    return ImageFont.load_default(size)
+
+
+def disc(size: int) -> Mask:
+    """Return which of (size, size) pixels the wheel of `legend` covers."""
+    inside: Mask = np.linalg.norm(_disc_vectors(size), axis=2) <= 1
+    return inside
 
 
 def _disc_vectors(size: int) -> Flow:
@@ -121,6 +132,6 @@ def flow_picture(flow: Flow, max_flow: float | None = None) -> RGB:
     size = min(96, height // 3, width // 3)
     if size >= 40:  # smaller text cannot be read
         corner = picture[height - size :, width - size :]
-        disc = np.linalg.norm(_disc_vectors(size), axis=2) <= 1
-        corner[disc] = legend(size, max_flow or largest_motion(flow))[disc]
+        inside = disc(size)
+        corner[inside] = legend(size, max_flow or largest_motion(flow))[inside]
     return picture

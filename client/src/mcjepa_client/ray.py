@@ -7,7 +7,7 @@
     for row in process_videos(videos, servers=["http://10.0.0.1:8000"], concurrency=4).iter_rows():
         print(row["path"], row["status"], row["error"])
 
-Needs mcjepa-client[ray] on every node, and folders that all of them reach under the same names.
+Needs the extra [ray] on every node, and folders that all of them reach under the same names.
 """
 
 import os

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-import cv2
 import numpy as np
 
 from mcjepa_client._errors import VideoError
+from mcjepa_client._extras import require_opencv
 from mcjepa_client._video.frames import Frame, Image, SourceInfo
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp"})
@@ -49,13 +50,13 @@ class CameraSource:
         return SourceInfo()
 
     def frames(self) -> Iterator[Frame]:
-        capture = cv2.VideoCapture(self.number)
+        capture = require_opencv().VideoCapture(self.number)
         try:
             yield from self._read(capture)
         finally:
             capture.release()
 
-    def _read(self, capture: cv2.VideoCapture) -> Iterator[Frame]:
+    def _read(self, capture: Any) -> Iterator[Frame]:
         index, began = 0, 0.0
         while True:
             ok, bgr = capture.read()
@@ -82,6 +83,7 @@ def read_image(path: Path) -> Image:
         data = path.read_bytes()
     except OSError as error:
         raise VideoError(f"{path}: cannot be read: {error.strerror or error}") from error
+    cv2 = require_opencv()
     bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if _is_whole(data) else None
     if bgr is None:
         raise VideoError(f"{path}: damaged, truncated, or not an image ({len(data)} bytes)")
@@ -97,4 +99,4 @@ def _is_whole(data: bytes) -> bool:
 
 
 def _to_rgb(bgr: Image) -> Image:
-    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
+    return np.ascontiguousarray(bgr[..., ::-1])

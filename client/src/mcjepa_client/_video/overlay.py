@@ -7,7 +7,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,7 +14,7 @@ from mcjepa_client._extras import require
 from mcjepa_client._video.frames import Image
 from mcjepa_client._video.rgb import to_frame
 from mcjepa_client.flow_io import Flow
-from mcjepa_client.flow_viz import flow_to_color, legend
+from mcjepa_client.flow_viz import disc, flow_to_color, legend
 
 View = Literal["overlay", "side-by-side"]
 
@@ -77,10 +76,9 @@ def _with_legend(picture: Image, scale: float) -> Image:
     height, width = picture.shape[:2]
     size = min(96, height // 3, width // 3)
     if size >= 40:  # smaller text cannot be read
-        inside = np.zeros((size, size), np.uint8)
-        cv2.circle(inside, (size // 2, size // 2), int(size / 2 / 1.08), 255, -1)
+        inside = disc(size)
         corner = picture[height - size :, width - size :]
-        corner[inside > 0] = legend(size, scale)[inside > 0]
+        corner[inside] = legend(size, scale)[inside]
     return picture
 
 
