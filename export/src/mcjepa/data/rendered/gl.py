@@ -15,7 +15,7 @@ from mcjepa.data.rendered.textures import holes, patterns
 SHADOW_SIDE = 768  # px of the map of what the light reaches
 MATERIALS = 512  # in a scene, at most
 COARSE = 8  # px from sample to sample of a quick look at the motion
-BLUR_SAMPLES = 12
+BLUR_SAMPLES = 9
 
 
 class RenderingUnavailable(RuntimeError):
@@ -26,14 +26,15 @@ class RenderingUnavailable(RuntimeError):
 class Geometry:
     """What of a scene stays the same at all times.
 
-    uv: (V, 2) and material: (V,) of the points; faces: (F, 3), the first `photo_faces` with photos, the
-    others with patterns; materials: (M, 4, 4), see `scene.Material`.
+    uv: (V, 2) and material: (V,) of the points; faces: (F, 3), in the order of `counts`: numbers
+    of those with photos and whole, with photos and holes, with patterns and whole, with patterns and holes;
+    materials: (M, 4, 4), see `scene.Material`.
     """
 
     uv: np.ndarray
     material: np.ndarray
     faces: np.ndarray
-    photo_faces: int
+    counts: tuple[int, ...]
     materials: np.ndarray
 
 
@@ -66,7 +67,6 @@ class Effects:
 
     shadows: bool
     gloss: bool
-    holes: bool
     water: bool
     haze: np.ndarray  # (3,)
     density: float  # of the fog, 1 / m
@@ -182,29 +182,31 @@ class Renderer:
         _put(self.statics, np.column_stack([geometry.uv, geometry.material]).astype("f4"))
         _put(self.indices, geometry.faces.astype("i4"))
         self.materials.write(geometry.materials.astype("f4"), viewport=(0, 0, 4, len(geometry.materials)))
-        self.counts = (geometry.photo_faces * 3, geometry.faces.size - geometry.photo_faces * 3)
+        self.counts = geometry.counts
 
     def place(self, frame: int, points: np.ndarray, normals: np.ndarray) -> None:
         """Take the points and normals (V, 3) of frame 0 or 1."""
         _put(self.points[frame], np.column_stack([points, normals]).astype("f4"))
 
-    def motion(self, frame: int, looks: tuple[Look, Look], holed: bool, coarse: bool = False) -> np.ndarray:
+    def motion(self, frame: int, looks: tuple[Look, Look], coarse: bool = False) -> np.ndarray:
         """Return (dx, dy) px to the other frame, distance here and there: float32 (H, W, 4).
 
         With `coarse`, every COARSE-th pixel only. Where nothing is, all are 0.
         """
         target = self.coarse if coarse else self.motions[frame]
-        self._motion(target, frame, looks, holed)
+        self._motion(target, frame, looks)
         step = COARSE if coarse else 1
         return _read(target, 4, np.float32) * np.array([step, step, 1, 1], np.float32)
 
-    def _motion(self, target: Any, frame: int, looks: tuple[Look, Look], holed: bool) -> None:
+    def _motion(self, target: Any, frame: int, looks: tuple[Look, Look]) -> None:
         target.clear(depth=1.0)
-        program = self._program(shaders.MOTION_VERTEX, shaders.MOTION_FRAGMENT, *["HOLES"] * holed)
+        whole = self._program(shaders.MOTION_VERTEX, shaders.MOTION_FRAGMENT)
+        holed = self._program(shaders.MOTION_VERTEX, shaders.MOTION_FRAGMENT, "HOLES")
         here, there = looks[frame], looks[1 - frame]
-        _set(program, view=here.view, other_view=there.view, size=target.size)
+        for program in (whole, holed):
+            _set(program, view=here.view, other_view=there.view, size=target.size)
         both = [(self.points[frame], "3f 3x4", "point"), (self.points[1 - frame], "3f 3x4", "other")]
-        self._draw(target, program, both)
+        self._draw(target, (whole, holed), both)
 
     def image(self, frame: int, look: Look, effects: Effects) -> None:
         """Draw what is seen, into `sharp`; `motion` has drawn this frame just before, and left the depth."""
@@ -212,7 +214,7 @@ class Renderer:
             self.shadow_frame.clear(depth=1.0)
             program = self._program(shaders.SHADOW_VERTEX, shaders.SHADOW_FRAGMENT)
             _set(program, view=look.shade)
-            self._draw(self.shadow_frame, program, [(self.points[frame], "3f 3x4", "point")], statics=False)
+            self._draw(self.shadow_frame, (program, program), [(self.points[frame], "3f 3x4", "point")])
         names = [n.upper() for n in ("shadows", "gloss", "water") if getattr(effects, n)]
         program = self._program(shaders.SURFACE_VERTEX, shaders.SURFACE_FRAGMENT, *names)
         light = look.light
@@ -223,7 +225,7 @@ class Renderer:
         )
         self.sharp.clear(*np.sqrt(effects.haze))
         self.gl.depth_func = "=="
-        self._draw(self.sharp, program, [(self.points[frame], "3f 3f", "point", "normal")])
+        self._draw(self.sharp, (program, program), [(self.points[frame], "3f 3f", "point", "normal")])
         self.gl.depth_func = "<"
 
     def finish(self, frame: int, effects: Effects) -> None:
@@ -244,7 +246,7 @@ class Renderer:
         images = []
         for frame in (0, 1):
             if frame == 1:
-                self._motion(self.motions[frame], frame, looks, effects.holes)
+                self._motion(self.motions[frame], frame, looks)
             self.image(frame, looks[frame], effects)
             self.finish(frame, effects)
             images.append(_read(self.finished, 3, np.uint8))
@@ -258,21 +260,24 @@ class Renderer:
         )
         return Drawn(images[0], images[1], flow, _read(self.visible, 1, np.uint8)[..., 0] > 127)
 
-    def _draw(self, target: Any, program: Any, points: list[tuple], statics: bool = True) -> None:
-        """Draw all triangles, those with photos first, then those with patterns."""
-        content = [*points, (self.statics, "2f 1f", "uv", "material")] if statics else points
-        content = [(b, f, *names) for b, f, *names in content]
+    def _draw(self, target: Any, programs: tuple[Any, Any], points: list[tuple]) -> None:
+        """Draw all triangles, those that are whole by the first program, those with holes by the second."""
+        content = [*points, (self.statics, "2f 1f", "uv", "material")]
         target.use()
         self.gl.enable_only(self.depth_test)
         textures = {"materials": self.materials, "holes": self.holes, "shadows": self.shadow}
-        vertices = self.gl.vertex_array(program, content, index_buffer=self.indices, skip_errors=True)
+        vertices = [
+            self.gl.vertex_array(p, content, index_buffer=self.indices, skip_errors=True) for p in programs
+        ]
         first = 0
-        for count, used in zip(self.counts, (self.photos, self.patterns), strict=True):
+        for i, count in enumerate(self.counts):
             if count:
-                _bind(program, {**textures, "textures": used})
-                vertices.render(vertices=count, first=first)
-            first += count
-        vertices.release()
+                used = self.photos if i < 2 else self.patterns
+                _bind(programs[i % 2], {**textures, "textures": used})
+                vertices[i % 2].render(vertices=3 * count, first=first)
+            first += 3 * count
+        for made in vertices:
+            made.release()
 
     def _whole(self, target: Any, fragment: str, **values: Any) -> None:
         """Run a program for each pixel of `target`; textures and numbers go by their names in it."""

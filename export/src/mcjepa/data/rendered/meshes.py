@@ -130,7 +130,7 @@ def _same_points(cells: int) -> np.ndarray:
 def _with_normals(mesh: Mesh, same: np.ndarray) -> Mesh:
     """Take the normals anew from the triangles; points that are the same share theirs."""
     corners = mesh.points[mesh.faces]
-    normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    normal = _cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     normal *= np.where((normal * mesh.points[mesh.faces].mean(1)).sum(1, keepdims=True) < 0, -1, 1)
     sums = np.zeros_like(mesh.points)
     for i in range(3):
@@ -141,16 +141,16 @@ def _with_normals(mesh: Mesh, same: np.ndarray) -> Mesh:
 
 def sweep(path: np.ndarray, radii: np.ndarray, sides: int = SIDES) -> Mesh:
     """Build a tube about the points of a path (K, 3) with radii (K,); a radius of 0 closes an end."""
-    ahead = _unit(np.gradient(path, axis=0))
+    ahead = _unit(_steps(path))
     mean = _unit(ahead.mean(0) + 1e-9)
     other = np.eye(3)[np.argmin(np.abs(mean))]
-    right = _unit(np.cross(ahead, other))
-    up = np.cross(right, ahead)
+    right = _unit(_cross(ahead, other))
+    up = _cross(right, ahead)
     angle = np.linspace(0, 2 * math.pi, sides + 1)
     ring = np.cos(angle)[:, None] * right[:, None] + np.sin(angle)[:, None] * up[:, None]  # (K, sides + 1, 3)
     points = path[:, None] + ring * radii[:, None, None]
     run = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(path, axis=0), axis=1))])
-    slope = np.clip(np.gradient(radii) / np.maximum(np.gradient(run), 1e-6), -5, 5)
+    slope = np.clip(_steps(radii) / np.maximum(_steps(run), 1e-6), -5, 5)
     normals = _unit(ring - slope[:, None, None] * ahead[:, None])
     girth = np.broadcast_to(angle * float(radii.mean()), points.shape[:2])
     uv = np.stack([girth, np.broadcast_to(run[:, None], girth.shape)], -1)
@@ -205,5 +205,17 @@ def _grid_faces(rows: int, columns: int) -> np.ndarray:
     )
 
 
+def _steps(values: np.ndarray) -> np.ndarray:
+    """Return the differences along the first axis, as np.gradient with less around it."""
+    between = values[1:] - values[:-1]
+    return np.concatenate([between[:1], (between[1:] + between[:-1]) / 2, between[-1:]])
+
+
+def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the cross product of (..., 3), as np.cross with less around it."""
+    (ax, ay, az), (bx, by, bz) = np.moveaxis(a, -1, 0), np.moveaxis(b, -1, 0)
+    return np.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx], -1)
+
+
 def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+    return vectors / np.sqrt(np.maximum((vectors * vectors).sum(-1, keepdims=True), 1e-24))

@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
+Placed = tuple[np.ndarray, np.ndarray]  # a rotation (3, 3) and a place (3,)
+MOST_TURN = 1.0  # radians about an axis between the frames; more could not be followed
 NEAR, FAR = 0.05, 600.0  # metres that a camera sees
 
 
 def rotation(vector: np.ndarray) -> np.ndarray:
     """Turn about an axis by its length in radians: (3,) -> (3, 3)."""
-    angle = float(np.linalg.norm(vector))
+    x, y, z = (float(v) for v in vector)
+    angle = math.sqrt(x * x + y * y + z * z)
     if angle < 1e-12:
         return np.eye(3)
-    x, y, z = np.asarray(vector) / angle
-    k = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    return np.eye(3) + math.sin(angle) * k + (1 - math.cos(angle)) * k @ k
+    x, y, z = x / angle, y / angle, z / angle
+    s, c = math.sin(angle), math.cos(angle)
+    u = 1 - c
+    return np.array(
+        [
+            [c + x * x * u, x * y * u - z * s, x * z * u + y * s],
+            [y * x * u + z * s, c + y * y * u, y * z * u - x * s],
+            [z * x * u - y * s, z * y * u + x * s, c + z * z * u],
+        ]
+    )
 
 
 def zeros() -> np.ndarray:
@@ -28,7 +39,8 @@ def zeros() -> np.ndarray:
 class Frame:
     """A rigid frame at place + time * velocity, turned by `turn` and by time * spin, in that of a parent.
 
-    place, velocity, turn and spin are (3,); rotations are given as axis times radians.
+    place, velocity, turn and spin are (3,); rotations are given as axis times radians. It turns no further
+    than MOST_TURN.
     """
 
     place: np.ndarray = field(default_factory=zeros)
@@ -37,14 +49,23 @@ class Frame:
     spin: np.ndarray = field(default_factory=zeros)
     parent: Frame | None = None
 
-    def at(self, time: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return the rotation (3, 3) and the place (3,) in the world."""
-        turn = rotation(self.spin * time) @ rotation(self.turn)
-        place = self.place + self.velocity * time
-        if self.parent is None:
-            return turn, place
-        above, origin = self.parent.at(time)
-        return above @ turn, above @ place + origin
+    @cached_property
+    def start(self) -> np.ndarray:
+        return rotation(self.turn)
+
+    def at(self, time: float, known: dict[Frame, Placed] | None = None) -> Placed:
+        """Return the rotation (3, 3) and the place (3,) in the world; `known` keeps those of this time."""
+        known = {} if known is None else known
+        if self not in known:
+            angle = self.spin * time
+            most = MOST_TURN / max(float(np.abs(angle).max()), MOST_TURN)
+            turn = rotation(angle * most) @ self.start
+            place = self.place + self.velocity * time
+            if self.parent is not None:
+                above, origin = self.parent.at(time, known)
+                turn, place = above @ turn, above @ place + origin
+            known[self] = turn, place
+        return known[self]
 
 
 @dataclass(frozen=True, eq=False)

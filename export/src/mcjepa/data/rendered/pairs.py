@@ -16,9 +16,11 @@ from mcjepa.data.rendered.gl import Drawn, Renderer, renderer
 from mcjepa.data.rendered.scene import Scene
 from mcjepa.data.rendered.worlds import random_world
 
+MOST_PHOTOS = 6  # that a pair shows
 USUAL = 0.6  # of a pair's reach: the motion that one pixel of twenty exceeds
 MOST = 2.0  # times max_motion: the largest motion
 LONGEST = 20.0  # time between the frames
+MIDDLE = 115  # of 255: about the mean of frame 1, before the light is changed
 LEAST = 0.15  # metres from the camera of frame 2, below which a surface has no place in it
 ATTEMPTS = 6  # to find the time between the frames, the first half at a few pixels
 
@@ -46,10 +48,12 @@ def render_pairs(
     """
     config = config or RenderConfig()
     gl = renderer(size)
-    gl.load_photos(photos.permute(0, 2, 3, 1).cpu().numpy())
-    drawn = [_pair(gl, len(photos), max_motion, config, draws.host) for _ in range(number)]
+    used = photos[: MOST_PHOTOS * number]
+    gl.load_photos(used.permute(0, 2, 3, 1).cpu().numpy())
+    drawn = [_pair(gl, len(used), max_motion, config, draws.host) for _ in range(number)]
     img1, img2 = (_stack([getattr(d, name) for d in drawn]).float() for name in ("img1", "img2"))
-    img1, img2 = relight_pairs(img1, img2, draws)
+    exposure = (MIDDLE / img1.mean((1, 2, 3), keepdim=True).clamp(min=1)).clamp(0.5, 3.0)
+    img1, img2 = relight_pairs(img1 * exposure, img2 * exposure, draws)
     flow, visible = _stack([d.flow for d in drawn]), torch.from_numpy(np.stack([d.visible for d in drawn]))
     return RenderedPairs(img1, img2, flow, visible)
 
@@ -65,20 +69,24 @@ def draw_scene(gl: Renderer, scene: Scene, reach: float, max_motion: float) -> D
     """Draw a scene at time 0 and at the time when its motion has reached about `reach` px."""
     gl.load(scene.geometry())
     gl.place(0, *scene.at(0.0))
-    first, time = scene.look(0.0, 0.0, gl.size), 1.0
+    first, time, last = scene.look(0.0, 0.0, gl.size), 1.0, False
     for attempt in range(ATTEMPTS):
-        last = attempt >= ATTEMPTS // 2  # of all pixels: thin things are missed before
+        last = last or attempt >= ATTEMPTS // 2  # from now on of all pixels: thin things are missed before
         gl.place(1, *scene.at(time))
         looks = (first, scene.look(time, 1.0, gl.size))
-        motion = gl.motion(0, looks, scene.effects.holes, coarse=not last)
+        motion = gl.motion(0, looks, coarse=not last)
         length = np.linalg.norm(motion[..., :2], axis=-1)
         factor = MOST * max_motion / max(float(length.max()), 1e-3)
+        factor = 0.9 * factor if factor < 1 else factor  # motion is not quite proportional to time
         if not last:
             factor = min(factor, USUAL * reach / max(float(np.quantile(length, 0.95)), 1e-3))
         if (motion[..., 3] < LEAST)[motion[..., 2] > 0].any():
             factor = min(factor, 0.5)
         elif last and factor >= 1:
             break
+        elif 0.8 < factor < 1.25:
+            last = True
+            continue
         time = min(time * factor, LONGEST)
     return gl.draw(looks, scene.effects, motion[..., :2])
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from mcjepa.data.rendered.gl import Effects, Geometry, Light, Look
 from mcjepa.data.rendered.meshes import Mesh
-from mcjepa.data.rendered.motion import Camera, Frame
+from mcjepa.data.rendered.motion import Camera, Frame, Placed
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +35,11 @@ class Material:
     glow: float = 0.0
     offset: float = 0.0
 
+    @property
+    def group(self) -> int:
+        """Place in the order in which the renderer draws."""
+        return 2 * self.pattern + (self.hole >= 0)
+
     def texels(self) -> np.ndarray:
         """Return what `shaders.SURFACE_VERTEX` reads: (4, 4)."""
         return np.array(
@@ -56,9 +61,9 @@ class Part:
     frame: Frame
     bend: Callable[[np.ndarray, float], np.ndarray] | None = None
 
-    def at(self, time: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return points and normals in the world, each (V, 3)."""
-        turn, place = self.frame.at(time)
+    def at(self, time: float, known: dict[Frame, Placed]) -> tuple[np.ndarray, np.ndarray]:
+        """Return points and normals in the world, each (V, 3); `known` holds frames at this time."""
+        turn, place = self.frame.at(time, known)
         points = self.mesh.points if self.bend is None else self.bend(self.mesh.points, time)
         return points @ turn.T + place, self.mesh.normals @ turn.T
 
@@ -75,7 +80,7 @@ class Scene:
 
     def geometry(self) -> Geometry:
         """Bring the parts in order, and return what stays the same."""
-        self.parts.sort(key=lambda part: part.material.pattern)
+        self.parts.sort(key=lambda part: part.material.group)
         meshes = [part.mesh for part in self.parts]
         starts = np.cumsum([0] + [len(m.points) for m in meshes])
         faces = [m.faces + start for m, start in zip(meshes, starts[:-1], strict=True)]
@@ -85,13 +90,16 @@ class Scene:
             uv=np.concatenate([m.uv for m in meshes]),
             material=np.repeat([numbers[id(part.material)] for part in self.parts], np.diff(starts)),
             faces=np.concatenate(faces),
-            photo_faces=sum(len(f) for f, p in zip(faces, self.parts, strict=True) if not p.material.pattern),
+            counts=tuple(
+                sum(len(part.mesh.faces) for part in self.parts if part.material.group == i) for i in range(4)
+            ),
             materials=np.stack([m.texels() for m in materials]),
         )
 
     def at(self, time: float) -> tuple[np.ndarray, np.ndarray]:
         """Return points and normals of all parts, each (V, 3)."""
-        both = [part.at(time) for part in self.parts]
+        known: dict[Frame, Placed] = {}
+        both = [part.at(time, known) for part in self.parts]
         return np.concatenate([b[0] for b in both]), np.concatenate([b[1] for b in both])
 
     def look(self, time: float, moment: float, size: tuple[int, int]) -> Look:

@@ -174,11 +174,12 @@ uniform vec2 size;
 out vec4 colour;
 const vec3 GREY = vec3(0.299, 0.587, 0.114);
 vec3 at(vec2 p) { return texture(sharp, p / size).rgb; }
+float grey_at(ivec2 p) { return dot(texelFetch(sharp, clamp(p, ivec2(0), ivec2(size) - 1), 0).rgb, GREY); }
 void main() {
     vec2 p = gl_FragCoord.xy;
-    vec3 middle = at(p);
-    float nw = dot(at(p + vec2(-1, -1)), GREY), ne = dot(at(p + vec2(1, -1)), GREY);
-    float sw = dot(at(p + vec2(-1, 1)), GREY), se = dot(at(p + vec2(1, 1)), GREY), m = dot(middle, GREY);
+    ivec2 i = ivec2(p);
+    float nw = grey_at(i + ivec2(-1, -1)), ne = grey_at(i + ivec2(1, -1)), m = grey_at(i);
+    float sw = grey_at(i + ivec2(-1, 1)), se = grey_at(i + ivec2(1, 1));
     float low = min(m, min(min(nw, ne), min(sw, se))), high = max(m, max(max(nw, ne), max(sw, se)));
     vec2 way = vec2(-((nw + ne) - (sw + se)), (nw + sw) - (ne + se));
     way /= min(abs(way.x), abs(way.y)) + max((nw + ne + sw + se) * 0.03125, 0.0078);
@@ -190,7 +191,7 @@ void main() {
 }
 """
 
-# The largest blur in each tile of SPREAD x SPREAD pixels: (vx, vy) px, radius of defocus px.
+# The largest blur in and around each tile of SPREAD x SPREAD pixels: (vx, vy) px, radius of defocus px.
 SPREAD = 16
 TILES_FRAGMENT = """
 #version 330
@@ -200,9 +201,9 @@ out vec4 most;
 void main() {
     ivec2 end = textureSize(motion, 0) - 1, start = ivec2(gl_FragCoord.xy) * 16;
     most = vec4(0.0);
-    for (int y = 1; y < 16; y += 2)
-        for (int x = 1; x < 16; x += 2) {
-            vec4 m = texelFetch(motion, min(start + ivec2(x, y), end), 0);
+    for (int y = -16; y < 32; y += 4)
+        for (int x = -16; x < 32; x += 4) {
+            vec4 m = texelFetch(motion, clamp(start + ivec2(x, y), ivec2(0), end), 0);
             vec2 v = m.xy * exposure;
             most.xy = dot(v, v) > dot(most.xy, most.xy) ? v : most.xy;
             most.z = max(most.z, min(aperture * abs(1.0 / m.z - focus), 8.0));
@@ -220,16 +221,10 @@ uniform vec2 size;
 out vec4 colour;
 void main() {
     vec2 here = gl_FragCoord.xy;
-    ivec2 tile = ivec2(here) / 16, last = textureSize(tiles, 0) - 1;
-    vec3 most = vec3(0.0);
-    for (int y = -1; y < 2; y++)
-        for (int x = -1; x < 2; x++) {
-            vec3 m = texelFetch(tiles, clamp(tile + ivec2(x, y), ivec2(0), last), 0).xyz;
-            most.xy = dot(m.xy, m.xy) > dot(most.xy, most.xy) ? m.xy : most.xy;
-            most.z = max(most.z, m.z);
-        }
+    vec3 most = texelFetch(tiles, ivec2(here) / 16, 0).xyz;
     most.xy *= min(1.0, 24.0 / max(length(most.xy), 1e-6));
     vec4 mine = texelFetch(motion, ivec2(here), 0);
+    float own = min(aperture * abs(1.0 / mine.z - focus), 8.0) + 0.5 * exposure * length(mine.xy);
     float turn = fract(52.9829 * fract(dot(here, vec2(0.06711, 0.00584))));
     vec4 sum = vec4(texelFetch(sharp, ivec2(here), 0).rgb, 1.0) * 0.5;
     sum.rgb *= sum.rgb * 2.0;
@@ -238,9 +233,8 @@ void main() {
         vec2 lens = most.z * sqrt((float(i) + 0.5) / float(COUNT)) * vec2(cos(a), sin(a));
         vec2 shift = t * most.xy + lens;
         vec2 p = here + shift;
-        vec4 m = texture(motion, p / size);
+        vec4 m = texelFetch(motion, clamp(ivec2(p), ivec2(0), ivec2(size) - 1), 0);
         float ring = min(aperture * abs(1.0 / m.z - focus), 8.0) + 0.5 * exposure * length(m.xy);
-        float own = min(aperture * abs(1.0 / mine.z - focus), 8.0) + 0.5 * exposure * length(mine.xy);
         float reach = m.z < mine.z * 1.02 ? ring : min(ring, own);
         float weight = clamp(reach - length(shift) + 1.0, 0.0, 1.0);
         vec3 c = texture(sharp, p / size).rgb;

@@ -73,7 +73,7 @@ def holes() -> np.ndarray:
     side = MASK_SIDE
     rng = np.random.default_rng(11)
     y, x = np.mgrid[:side, :side] / side
-    leaves = [_leaves(n, long, rng) for n, long in ((90, 9), (40, 15), (240, 6))]
+    leaves = [_leaves(n, long, rng) for n, long in ((130, 9), (55, 15), (330, 6))]
     mesh = (np.abs((x + y) * 8 % 1 - 0.5) < 0.12) | (np.abs((x - y) * 8 % 1 - 0.5) < 0.12)
     bars = (np.abs(x * 8 % 1 - 0.5) < 0.14) | (np.abs(y * 2 % 1 - 0.5) < 0.06)
     slats = np.abs(y * 8 % 1 - 0.5) < 0.3

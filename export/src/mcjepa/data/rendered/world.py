@@ -44,7 +44,7 @@ class World:
 
     def colour(self, brightness: float, vivid: float = 0.6) -> tuple[float, float, float]:
         hue = self.palette[self.rng.integers(3)] + self.rng.normal() * 0.06
-        return colorsys.hsv_to_rgb(hue % 1, self.rng.random() ** 1.5 * vivid, brightness)
+        return colorsys.hsv_to_rgb(hue % 1, self.rng.random() ** 2 * vivid, brightness)
 
     def painter(self, distance: float) -> things.Paint:
         """Return what makes materials whose detail is natural at a distance in metres."""
@@ -163,14 +163,13 @@ class World:
         effects = Effects(
             shadows=config.shadows and self.chance(0.7),
             gloss=any(p.material.gloss > 0 for p in self.parts),
-            holes=any(p.material.hole >= 0 for p in self.parts),
             water=any(p.material.water > 0 for p in self.parts),
             haze=haze,
-            density=self.scaled(0.2, 2.0) / (2.5 * depth) if fog else (0.02 / depth if outdoors else 0.0),
+            density=self.scaled(0.2, 1.4) / (2.5 * depth) if fog else (0.02 / depth if outdoors else 0.0),
             mirrored=int(rng.integers(self.photos)),
-            exposure=self.between(0.1, 0.7) if config.motion_blur and self.chance(0.35) else 0.0,
+            exposure=self.between(0.1, 0.7) if config.motion_blur and self.chance(0.3) else 0.0,
             focus=1 / (depth * self.scaled(0.4, 2.0)),
-            aperture=depth * self.scaled(0.5, 6.0) if config.focus_blur and self.chance(0.25) else 0.0,
+            aperture=depth * self.scaled(0.5, 6.0) if config.focus_blur and self.chance(0.2) else 0.0,
         )
         return Scene(camera, light, effects, radius, self.parts)
 
@@ -180,7 +179,7 @@ class World:
         high, round_ = self.between(0.2, 1.4), self.between(0, 6.3)
         sun = vector(math.cos(high) * math.cos(round_), -math.sin(high), math.cos(high) * math.sin(round_))
         share = self.between(0.25, 0.8) * (1.0 if outdoors else 0.7)
-        total = self.scaled(0.9, 2.4) * (0.2 if night else 1.0)
+        total = self.scaled(1.2, 3.0) * (0.2 if night else 1.0)
         warm = np.array(self.colour(1.0, 0.3)) * (1.1, 1.0, 0.9)
         cool = np.array(self.colour(1.0, 0.3)) * (0.9, 1.0, 1.1)
         ground = cool * self.between(0.2, 0.8)
