@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
@@ -231,16 +230,28 @@ def test_normals_point_outwards():
         np.testing.assert_allclose(np.linalg.norm(mesh.normals, axis=1), 1, atol=1e-6)
 
 
-def test_without_opengl_the_error_says_what_to_install():
-    """In a process of its own, where the library of EGL is not found."""
-    code = (
-        "import glcontext\n"
-        "def fails(*_, **__): raise Exception('(detect) libEGL.so: cannot open')\n"
-        "glcontext.egl = fails\n"
-        "from mcjepa.data.rendered.gl import RenderingUnavailable, renderer\n"
-        "try: renderer((64, 64))\n"
-        "except RenderingUnavailable as error: print(error)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert "libegl1" in done.stdout or "mcjepa[render]" in done.stdout
+@pytest.mark.usefixtures("screen")
+def test_renderers_of_two_sizes_work_in_turn(photos, draws):
+    first = _render(photos, draws, 6)
+    other = _render(photos, draws, 6, size=(64, 128))
+    again = _render(photos, draws, 6)
+    assert other.img1.shape == (1, 3, 64, 128)
+    assert torch.equal(first.img1, again.img1)
+    assert torch.equal(first.flow, again.flow)
+
+
+def test_without_egl_the_error_names_its_packages(monkeypatch):
+    moderngl = pytest.importorskip("moderngl", reason="moderngl is not installed")
+
+    def fails(**_: object) -> None:
+        raise Exception("libEGL.so: cannot open shared object file")
+
+    monkeypatch.setattr(moderngl, "create_standalone_context", fails)
+    with pytest.raises(RenderingUnavailable, match=r"libEGL\.so.*libegl1 libgl1-mesa-dri"):
+        gl._context.__wrapped__()
+
+
+def test_without_moderngl_the_error_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "moderngl", None)
+    with pytest.raises(RenderingUnavailable, match=r"mcjepa\[render\]"):
+        gl._context.__wrapped__()

@@ -86,8 +86,9 @@ class Drawn:
     visible: np.ndarray
 
 
+@cache
 def _context() -> Any:
-    """Open a context without a window. Raises RenderingUnavailable saying what is missing."""
+    """Open this process's context, without a window. Raises RenderingUnavailable saying what is missing."""
     try:
         import moderngl
     except ImportError as error:
