@@ -14,10 +14,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from mcjepa.config import Config, to_dict
+from mcjepa.config import Config, RenderConfig, to_dict
 from mcjepa.data.batches import Batch, Sources, StepBatches, batches, open_sources
 from mcjepa.data.files import FileRef
 from mcjepa.data.images import ImageSet
+from mcjepa.data.known_motion import Pairs
 
 # A program that takes one of many batches, and still holds the others when it is done.
 PROGRAM = """
@@ -236,3 +237,26 @@ def test_a_student_sees_a_part_of_the_teachers_frames_in_another_light(small_con
 def test_an_empty_folder_is_an_error(small_config, tmp_path):
     with pytest.raises(ValueError, match="no images in"):
         open_sources(with_data(small_config, photos=(str(tmp_path),)))
+
+
+def test_a_share_of_known_motion_pairs_is_rendered(small_config, monkeypatch):
+    """The composed ones stay what they are without; the rendered ones come with the switches given."""
+    made = []
+
+    def render(photos, number, size, max_motion, draws, config):
+        made.append((number, size, max_motion, config))
+        return Pairs(*torch.zeros(2, 1, 3, *size, dtype=torch.uint8), torch.zeros(1, 2, *size))
+
+    monkeypatch.setattr("mcjepa.data.batches.render_pairs", render)
+    stage = replace(small_config.train.stages[0], batch=8, video_batch=0)
+    sources = open_sources(small_config)
+    rendering = RenderConfig(fog=False)
+    data = replace(small_config.data, rendered=0.5, rendering=rendering)
+    usual = StepBatches(sources, stage, small_config)[3]
+    assert not made
+    mixed = StepBatches(sources, stage, replace(small_config, data=data))[3]
+    composed = mixed["known1"].flatten(1).any(1).bool()
+    assert 0 < int((~composed).sum()) == len(made) < 8
+    assert torch.equal(mixed["known1"][composed], usual["known1"][composed])
+    assert torch.equal(mixed["truth"][composed], usual["truth"][composed])
+    assert made[0] == (1, stage.crop, stage.max_motion, rendering)

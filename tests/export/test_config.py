@@ -68,6 +68,14 @@ def test_what_does_not_fit_is_an_error_that_names_it(item, message):
         load_config("nano", [item])
 
 
+def test_rendered_pairs_are_made_by_workers_only():
+    assert load_config("nano", ["data.rendered=0.5", "data.rendering.fog=false"]).data.rendering.fog is False
+    with pytest.raises(ConfigError, match=r"data\.rendered .* data\.on_device"):
+        load_config("nano-gpu", ["data.rendered=0.5", "data.on_device=true"])
+    with pytest.raises(ConfigError, match=r"data\.rendered .* 1\.5"):
+        load_config("nano", ["data.rendered=1.5"])
+
+
 def test_a_preset_of_ones_own_is_a_toml_file(tmp_path: Path):
     path = tmp_path / "own.toml"
     path.write_text("[train]\nsteps = 5\n")

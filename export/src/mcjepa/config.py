@@ -26,6 +26,7 @@ MAY_BE_0 = {
     "model.flow.recurrent.iterations",
     "model.content.levels",
     "model.content.whitening",
+    "data.rendered",
     "data.workers",
     "train.minutes",
     "train.warmup_steps",
@@ -39,6 +40,7 @@ MAY_BE_0 = {
     "train.stages.image_batch",
 }
 AT_MOST_1 = {
+    "data.rendered",
     "data.view_min_area",
     "loss.known_motion_decay",
     "model.content.whitening",
@@ -160,12 +162,31 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
+class RenderConfig:
+    """What rendered scenes hold; each can be switched off, so that what it brings can be measured."""
+
+    bodies: bool = True  # people and animals with joints
+    thin: bool = True  # poles, wires, fences, leaves, legs of chairs
+    textureless: bool = True
+    repeated: bool = True  # bricks, windows, checks
+    water: bool = True
+    highlights: bool = True  # gloss and reflections
+    shadows: bool = True
+    light_changes: bool = True  # between the frames
+    fog: bool = True
+    motion_blur: bool = True
+    focus_blur: bool = True
+
+
+@dataclass(frozen=True)
 class DataConfig:
     photos: tuple[str, ...] = ()  # image folders or tars: layers of known-motion pairs
     videos: tuple[str, ...] = ()  # video files, frame folders, tars of frame folders
     images: tuple[str, ...] = ()  # image folders or tars: content training
     video_cache: str = "runs/video-cache"
     video_short_side: int = 288  # px; video files are decoded once, to this size
+    rendered: float = 0.0  # share of the known-motion pairs that are rendered scenes
+    rendering: RenderConfig = field(default_factory=RenderConfig)
     view_min_area: float = 0.08  # smallest share of an image that a view shows
     workers: int = 1  # processes that make batches
     on_device: bool = False  # batches are made on the training device instead, for GPUs; without video pairs
@@ -243,6 +264,8 @@ def validate(config: Config) -> None:
     _check_losses(config.loss)
     if config.train.balance not in BALANCES:
         raise ConfigError(f"train.balance must be one of {', '.join(BALANCES)}, got {config.train.balance!r}")
+    if config.data.on_device and config.data.rendered:
+        raise ConfigError(f"data.rendered must be 0 with data.on_device, got {config.data.rendered}")
     for i, stage in enumerate(config.train.stages):
         _check_batches(f"train.stages[{i}]", stage, config.loss)
         if config.data.on_device and config.loss.flow > 0 and stage.video_batch:

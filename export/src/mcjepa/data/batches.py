@@ -27,6 +27,7 @@ from mcjepa.data.draws import Draws
 from mcjepa.data.images import ImageSet, open_images
 from mcjepa.data.known_motion import MOST_LAYERS, as_photo, compose_pairs
 from mcjepa.data.light import relight_pairs
+from mcjepa.data.rendered import render_pairs
 from mcjepa.data.video import FramePairs, open_pairs
 
 Batch = dict[str, Tensor]
@@ -77,7 +78,7 @@ class StepBatches(Dataset[Batch]):
     def __init__(
         self, sources: Sources, stage: StageConfig, config: Config, process: int = 0, processes: int = 1
     ) -> None:
-        self.sources, self.stage, self.loss = sources, stage, config.loss
+        self.sources, self.stage, self.loss, self.data = sources, stage, config.loss, config.data
         self.seed, self.view_min_area = config.train.seed, config.data.view_min_area
         self.process, self.processes = process, processes
 
@@ -102,12 +103,14 @@ class StepBatches(Dataset[Batch]):
         return batch
 
     def _known_motion(self, photos: ImageSet, rngs: list[np.random.Generator]) -> Batch:
-        """Pairs composed one by one, each from photos of its own."""
+        """Pairs composed or rendered one by one, each from photos of its own."""
         made = []
         for rng in rngs:
             picks = rng.integers(len(photos), size=MOST_LAYERS + 1)
             mine = stack([as_photo(photos[int(i)]) for i in picks])
-            made.append(compose_pairs(mine, 1, self.stage.crop, self.stage.max_motion, _draws(rng)))
+            like = (mine, 1, self.stage.crop, self.stage.max_motion, _draws(rng))
+            rendered = rng.random() < self.data.rendered
+            made.append(render_pairs(*like, self.data.rendering) if rendered else compose_pairs(*like))
         known1, known2 = torch.cat([p.img1 for p in made]), torch.cat([p.img2 for p in made])
         return {"known1": known1, "known2": known2, "truth": torch.cat([p.flow for p in made])}
 
