@@ -1,0 +1,139 @@
+"""Outlines of cut-outs as signed distances: polygons, bars, ellipses, and those with holes."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mcjepa.data.draws import Draws
+from mcjepa.data.synthetic.grids import direction
+
+SIDE = 96  # px of the grid on which the shape of a layer is drawn
+REACH = 1.25  # radii from its middle to the border of that grid
+CORNERS = 11  # of a polygon, at most
+BARS = 0.25  # share of the cut-outs that are thin
+TWIGS = 7  # of a branch, its stem included
+
+
+def random_shapes(number: int, draws: Draws, holed: float = 0.0, round_ones: Tensor | None = None) -> Tensor:
+    """Signed distances to the outlines of random shapes, in radii, inside above 0: (N, s, s), s = SIDE.
+
+    Polygons about the middle within one radius, the greater part of them made smooth, and bars; a share of
+    `holed` are rings, fences and branches. `round_ones` (N,) bool: those that are circles about the middle.
+    The grid has REACH radii to each side.
+    """
+    at = _points(draws)
+    bars = draws.chance(number, 1, 1, p=BARS)
+    corners = torch.where(bars, _bars(number, draws), _polygons(number, draws))
+    sharp = _inside_distance(at, corners).reshape(number, SIDE, SIDE)
+    smooth = sharp
+    for _ in range(3):  # together about a Gaussian of 0.12 radii
+        smooth = F.avg_pool2d(F.pad(smooth, [4] * 4, mode="replicate"), 9, stride=1)
+    shapes = torch.where(draws.chance(number, 1, 1, p=0.6) & ~bars, smooth, sharp)
+    if round_ones is not None:
+        circle = (1 - torch.linalg.vector_norm(at, dim=1)).reshape(1, SIDE, SIDE)
+        shapes = torch.where(round_ones[:, None, None], circle, shapes)
+    kind, chosen = draws.integers(number, 1, 1, low=0, high=3), draws.chance(number, 1, 1, p=holed)
+    if holed == 0.0:
+        return shapes
+    for i, made in enumerate((_rings, _fences, _branches)):
+        shapes = torch.where(chosen & (kind == i), made(shapes, draws), shapes)
+    return shapes
+
+
+def _rings(shapes: Tensor, draws: Draws) -> Tensor:
+    """What is near the outline: (N, s, s). Bars are as they were: they have no inside as deep as a ring."""
+    width = draws.log_uniform(len(shapes), 1, 1, low=0.06, high=0.25)
+    return torch.minimum(
+        shapes, torch.where(shapes.amax((1, 2), keepdim=True) > 2 * width, width - shapes, shapes)
+    )
+
+
+def _fences(shapes: Tensor, draws: Draws) -> Tensor:
+    """The part of each shape that lies on laths, half of which are crossed by others: (N, s, s)."""
+    n = len(shapes)
+    angle = draws.normal(n) * 0.1
+    period = draws.log_uniform(n, 1, low=0.18, high=0.6)
+    width = period * draws.uniform(n, 1, low=0.15, high=0.35)  # half of a lath's
+    laths = []
+    for normal in (direction(angle), direction(angle + math.pi / 2)):
+        across = normal @ _points(draws).T + draws.uniform(n, 1)  # (N, s * s)
+        laths.append(width - ((across / period) % 1 - 0.5).abs() * period)
+    crossed = draws.chance(n, 1, p=0.5)
+    pattern = torch.where(crossed, torch.maximum(*laths), laths[0])
+    return torch.minimum(shapes.clamp(min=-1), pattern.reshape(shapes.shape))
+
+
+def _branches(shapes: Tensor, draws: Draws) -> Tensor:
+    """A stem with twigs, whatever the shapes were: (N, s, s)."""
+    n = len(shapes)
+    heading = draws.uniform(n, 1, high=2 * math.pi)
+    start = -0.9 * direction(heading)  # (N, 1, 2)
+    along = draws.uniform(n, TWIGS - 1, 1, low=0.3, high=0.95)
+    starts = torch.cat([start, start + 1.8 * along * direction(heading)], 1)
+    lean = draws.uniform(n, TWIGS - 1, low=0.4, high=1.1) * draws.sign(n, TWIGS - 1)
+    lengths = torch.cat([torch.full_like(heading, 1.8), draws.uniform(n, TWIGS - 1, low=0.2, high=0.7)], 1)
+    edges = lengths[..., None] * direction(torch.cat([heading, heading + lean], 1))  # (N, TWIGS, 2)
+    widths = draws.log_uniform(n, 1, low=0.03, high=0.08) * torch.cat(
+        [torch.ones_like(heading), 0.6 * torch.ones_like(lean)], 1
+    )
+    away, _ = _to_edges(_points(draws), starts, edges)
+    made = (widths[..., None] - away.sqrt()).amax(1).reshape(shapes.shape)
+    return torch.minimum(made, (1 - torch.linalg.vector_norm(_points(draws), dim=1)).reshape(1, SIDE, SIDE))
+
+
+def _points(draws: Draws) -> Tensor:
+    """The points of the grid of a shape, in radii: (s * s, 2), (x, y)."""
+    ticks = torch.linspace(-REACH, REACH, SIDE, device=draws.device)
+    y, x = torch.meshgrid(ticks, ticks, indexing="ij")
+    return torch.stack([x.flatten(), y.flatten()], 1)
+
+
+def _polygons(number: int, draws: Draws) -> Tensor:
+    """Of 3 to CORNERS corners about the middle, in radii: (N, CORNERS, 2)."""
+    angles = draws.uniform(number, CORNERS, high=2 * math.pi)
+    radii = draws.uniform(number, CORNERS, low=0.3, high=1.0)
+    used = torch.arange(CORNERS, device=draws.device) < draws.integers(number, 1, low=3, high=CORNERS + 1)
+    angles, radii = (
+        torch.where(used, v, v[:, :1]) for v in (angles, radii)
+    )  # the others lie on the first one
+    angles, order = angles.sort(1)
+    stretch = draws.uniform(number, 1, 2, low=0.4, high=1.0)
+    return direction(angles) * radii.gather(1, order)[..., None] * stretch
+
+
+def _bars(number: int, draws: Draws) -> Tensor:
+    """Rectangles as thin as poles, half of them upright, in radii: (N, CORNERS, 2)."""
+    length = draws.uniform(number, 1, low=0.4, high=1.0)
+    width = draws.log_uniform(number, 1, low=0.04, high=0.25)
+    turn = draws.uniform(number, high=math.pi) * draws.chance(number, p=0.5)
+    along, across = direction(turn + math.pi / 2) * length, direction(turn) * width  # each (N, 2)
+    ends = [along + across, across - along, -along - across, along - across]
+    return torch.stack([*ends, *[ends[0]] * (CORNERS - 4)], 1)
+
+
+def _inside_distance(at: Tensor, corners: Tensor) -> Tensor:
+    """Distance of points (P, 2) to the edges of polygons (N, K, 2), above 0 inside: (N, P)."""
+    edges = corners.roll(-1, 1) - corners
+    away, (px, py, ex, ey, next_y) = _to_edges(at, corners, edges)
+    nearest = away.amin(1).sqrt()
+    # a ray to the right crosses the edges an odd number of times
+    crosses = ((py >= 0) != next_y) & ((px * ey < py * ex) == (ey > 0))
+    return torch.where(crosses.sum(1) % 2 == 1, nearest, -nearest)
+
+
+def _to_edges(at: Tensor, starts: Tensor, edges: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Squared distances of points (P, 2) to line segments (N, K, 2), from starts along edges: (N, K, P).
+
+    Also the points' coordinates from the starts, the edges' and whether a point is past an edge's end in y.
+    """
+    x, y = at.T[:, None, None]  # each (1, 1, P)
+    ax, ay = starts.permute(2, 0, 1)[..., None]  # each (N, K, 1)
+    ex, ey = edges.permute(2, 0, 1)[..., None]
+    px, py = x - ax, y - ay  # (N, K, P)
+    along = ((px * ex + py * ey) / (ex * ex + ey * ey).clamp(min=1e-9)).clamp(0, 1)
+    away = (px - along * ex).square() + (py - along * ey).square()
+    return away, (px, py, ex, ey, py >= ey)
