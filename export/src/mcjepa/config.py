@@ -163,7 +163,7 @@ class SyntheticConfig:
     repeated: float = 0.06  # a piece of a photo, again and again
     defocus: float = 0.12
     # light and camera, of each pair
-    motion_blur: float = 0.25
+    motion_blur: float = 0.2
     shadows: float = 0.2  # move by themselves, without flow
     haze: float = 0.12
     uneven_light: float = 0.2

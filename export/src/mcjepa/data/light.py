@@ -72,7 +72,10 @@ def blur(x: Tensor, sigma: Tensor, most: float) -> Tensor:
     for dim in (2, 3):
         pad = [radius, radius, 0, 0] if dim == 3 else [0, 0, radius, radius]
         padded, n = F.pad(x, pad, mode="reflect"), x.shape[dim]
-        x = torch.stack([each_image(w) * padded.narrow(dim, i, n) for i, w in enumerate(weights.T)]).sum(0)
+        first, *others = enumerate(weights.T)
+        x = padded.narrow(dim, first[0], n) * each_image(first[1])
+        for i, w in others:
+            x.addcmul_(padded.narrow(dim, i, n), each_image(w))
     return x
 
 

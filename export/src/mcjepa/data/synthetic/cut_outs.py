@@ -35,7 +35,7 @@ class Scene:
     shutter: Tensor
 
     def shutter_of(self, pairs: Tensor, speed: Tensor) -> Tensor:
-        """The shutters of layers of these pairs (N,), at a speed (N,) px: none leaves more than LONGEST px."""
+        """The shutters of layers of these pairs (N,), at a speed (N,) px: none blurs by more than LONGEST."""
         return torch.minimum(self.shutter[pairs], LONGEST / speed.clamp(min=1e-3))
 
 

@@ -16,6 +16,7 @@ from mcjepa.data.synthetic.grids import (
     direction,
     each,
     enlarge,
+    enlarge_points,
     extent,
     points,
     sample,
@@ -73,7 +74,7 @@ def cast_shadows(frames: Tensor, reach: Tensor, config: SyntheticConfig, draws: 
         places = (points(size, flow) - each(centre)[:, :, None]) / each(shapes.REACH * radius)[:, :, None]
         width = draws.log_uniform(n, low=0.01, high=0.4)  # of the edge, in radii
         outlines = shapes.random_shapes(n, draws, holed=config.holed)[:, None] / each(width) + 0.5
-        alpha = sample(outlines, enlarge(places, size), "zeros").clamp_(0, 1)
+        alpha = sample(outlines, enlarge_points(places, size), "zeros").clamp_(0, 1)
         light *= 1 - alpha * each(draws.uniform(n, low=0.25, high=0.75))[:, :, None]
     frames[rows] *= light
 

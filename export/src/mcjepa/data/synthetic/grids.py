@@ -61,22 +61,28 @@ def covered(places: Tensor, size: tuple[int, int]) -> Window | None:
     """
     if places.is_cuda:
         return whole(size)
-    flat = places.flatten(0, 2)
-    low, high = -F.max_pool2d(-flat, 2, stride=1), F.max_pool2d(flat, 2, stride=1)  # of each cell
-    hit = ((low < 1) & (high > -1)).unflatten(0, places.shape[:3]).all(1).flatten(0, 1).any(0)
+    low, high = places, places
+    for dim, length in ((3, places.shape[3] - 1), (4, places.shape[4] - 1)):  # over the corners of each cell
+        low = torch.minimum(low.narrow(dim, 0, length), low.narrow(dim, 1, length))
+        high = torch.maximum(high.narrow(dim, 0, length), high.narrow(dim, 1, length))
+    hit = ((low < 1) & (high > -1)).all(1).flatten(0, 1).any(0)
     rows, columns = hit.any(1).nonzero()[:, 0].tolist(), hit.any(0).nonzero()[:, 0].tolist()
     return Window(rows[0], columns[0], rows[-1] + 1, columns[-1] + 1) if rows else None
 
 
+def enlarge_points(at: Tensor, size: tuple[int, int], window: Window | None = None) -> Tensor:
+    """`enlarge` for what `sample` takes: (N, 2, frames, h, w) -> (N, frames, H, W, 2)."""
+    return enlarge(at, size, window).permute(0, 2, 3, 4, 1).contiguous()
+
+
 def sample(images: Tensor, at: Tensor, outside: str) -> Tensor:
-    """images (N, C, h, w) at (N, 2, frames, H, W), -1 .. 1 from the first pixel's centre to the last's.
+    """images (N, C, h, w) at (N, frames, H, W, 2), -1 .. 1 from the first pixel's centre to the last's.
 
     -> (N, C, frames, H, W); `outside` is a padding mode of grid_sample.
     """
-    n, _, frames, h, w = at.shape
-    where = at.permute(0, 2, 3, 4, 1).reshape(n, frames * h, w, 2)
+    where = at.flatten(1, 2)
     seen = F.grid_sample(images, where, mode="bilinear", padding_mode=outside, align_corners=True)
-    return seen.reshape(n, -1, frames, h, w)
+    return seen.unflatten(2, (at.shape[1], at.shape[2]))
 
 
 def points(size: tuple[int, int], flow: Tensor) -> Tensor:

@@ -15,10 +15,10 @@ from torch import Tensor
 from mcjepa.config import SyntheticConfig
 from mcjepa.data.draws import Draws, constant
 from mcjepa.data.light import blur
-from mcjepa.data.synthetic.grids import Window, covered, each, enlarge, points, sample
+from mcjepa.data.synthetic.grids import Window, covered, each, enlarge_points, points, sample
 
-TAPS = 8  # moments at which the open shutter sees
-LONGEST = 32.0  # px of motion blur
+TAPS = 6  # moments at which the open shutter sees
+LONGEST = 24.0  # px of motion blur
 MOST_DEFOCUS = 1.8  # sigma of the blur of a photo of half size, photo px
 
 
@@ -93,7 +93,7 @@ def _drawn(
 ) -> Tensor:
     if len(blurred) == len(images):
         return _exposed(images, at, shutter, size, window, outside)
-    made = _seen(images.float(), enlarge(at, size, window), outside)
+    made = _seen(images.float(), enlarge_points(at, size, window), outside)
     if len(blurred):
         made[blurred] = _exposed(images[blurred], at[blurred], shutter[blurred], size, window, outside)
     return made
@@ -104,13 +104,13 @@ def _exposed(
 ) -> Tensor:
     """The mean of what is seen while the shutter is open, as long before a frame's instant as after it."""
     images = images.float()
-    middle = enlarge(at, size, window)
-    step = enlarge(_velocity(at) * _each_layer(shutter), size, window)
+    middle = enlarge_points(at, size, window)
+    step = enlarge_points(_velocity(at) * _each_layer(shutter), size, window)
     moments = [(i + 0.5) / TAPS - 0.5 for i in range(TAPS)]
-    made = _seen(images, middle + moments[0] * step, outside)
+    made = _seen(images, torch.add(middle, step, alpha=moments[0]), outside)
     for moment in moments[1:]:
-        made += _seen(images, middle + moment * step, outside)
-    return made / TAPS
+        made += _seen(images, torch.add(middle, step, alpha=moment), outside)
+    return made.div_(TAPS)
 
 
 def _seen(images: Tensor, at: Tensor, outside: str) -> Tensor:

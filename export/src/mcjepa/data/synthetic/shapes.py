@@ -25,23 +25,31 @@ def random_shapes(number: int, draws: Draws, holed: float = 0.0, round_ones: Ten
     `holed` are rings, fences and branches. `round_ones` (N,) bool: those that are circles about the middle.
     The grid has REACH radii to each side.
     """
-    at = _points(draws)
     bars = draws.chance(number, 1, 1, p=BARS)
     corners = torch.where(bars, _bars(number, draws), _polygons(number, draws))
-    sharp = _inside_distance(at, corners).reshape(number, SIDE, SIDE)
-    smooth = sharp
-    for _ in range(3):  # together about a Gaussian of 0.12 radii
-        smooth = F.avg_pool2d(F.pad(smooth, [4] * 4, mode="replicate"), 9, stride=1)
-    shapes = torch.where(draws.chance(number, 1, 1, p=0.6) & ~bars, smooth, sharp)
+    sharp = _inside_distance(_points(draws), corners).reshape(number, SIDE, SIDE)
+    shapes = torch.where(draws.chance(number, 1, 1, p=0.6) & ~bars, _smoothed(sharp), sharp)
     if round_ones is not None:
-        circle = (1 - torch.linalg.vector_norm(at, dim=1)).reshape(1, SIDE, SIDE)
-        shapes = torch.where(round_ones[:, None, None], circle, shapes)
-    kind, chosen = draws.integers(number, 1, 1, low=0, high=3), draws.chance(number, 1, 1, p=holed)
-    if holed == 0.0:
-        return shapes
-    for i, made in enumerate((_rings, _fences, _branches)):
-        shapes = torch.where(chosen & (kind == i), made(shapes, draws), shapes)
+        shapes = torch.where(round_ones[:, None, None], _disc(draws), shapes)
+    for make in (_rings, _fences, _branches):
+        own = draws.fork(make.__name__)
+        rows = own.rows(number, holed / 3)
+        if len(rows):
+            shapes[rows] = make(shapes[rows], own)
     return shapes
+
+
+def _smoothed(shapes: Tensor) -> Tensor:
+    """By together about a Gaussian of 0.12 radii."""
+    x = F.pad(shapes, [12] * 4, mode="replicate")
+    for _ in range(3):
+        x = F.avg_pool2d(F.avg_pool2d(x, (9, 1), stride=1), (1, 9), stride=1)
+    return x
+
+
+def _disc(draws: Draws) -> Tensor:
+    """Distance to a circle of one radius: (1, s, s)."""
+    return (1 - torch.linalg.vector_norm(_points(draws), dim=1)).reshape(1, SIDE, SIDE)
 
 
 def _rings(shapes: Tensor, draws: Draws) -> Tensor:
@@ -80,9 +88,9 @@ def _branches(shapes: Tensor, draws: Draws) -> Tensor:
     widths = draws.log_uniform(n, 1, low=0.03, high=0.08) * torch.cat(
         [torch.ones_like(heading), 0.6 * torch.ones_like(lean)], 1
     )
-    away, _ = _to_edges(_points(draws), starts, edges)
-    made = (widths[..., None] - away.sqrt()).amax(1).reshape(shapes.shape)
-    return torch.minimum(made, (1 - torch.linalg.vector_norm(_points(draws), dim=1)).reshape(1, SIDE, SIDE))
+    away = _squared_distance(_points(draws), starts, edges).sqrt()
+    made = (widths[..., None] - away).amax(1).reshape(shapes.shape)
+    return torch.minimum(made, _disc(draws))
 
 
 def _points(draws: Draws) -> Tensor:
@@ -118,22 +126,19 @@ def _bars(number: int, draws: Draws) -> Tensor:
 def _inside_distance(at: Tensor, corners: Tensor) -> Tensor:
     """Distance of points (P, 2) to the edges of polygons (N, K, 2), above 0 inside: (N, P)."""
     edges = corners.roll(-1, 1) - corners
-    away, (px, py, ex, ey, next_y) = _to_edges(at, corners, edges)
-    nearest = away.amin(1).sqrt()
+    nearest = _squared_distance(at, corners, edges).amin(1).sqrt()
     # a ray to the right crosses the edges an odd number of times
-    crosses = ((py >= 0) != next_y) & ((px * ey < py * ex) == (ey > 0))
+    normal = torch.stack([edges[..., 1], -edges[..., 0]], -1)
+    beside = normal @ at.T - (normal * corners).sum(-1, keepdim=True)  # (N, K, P), to the right of an edge
+    below = at[:, 1] >= corners[..., 1:]
+    crosses = (below != below.roll(-1, 1)) & ((beside < 0) == (edges[..., 1:] > 0))
     return torch.where(crosses.sum(1) % 2 == 1, nearest, -nearest)
 
 
-def _to_edges(at: Tensor, starts: Tensor, edges: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Squared distances of points (P, 2) to line segments (N, K, 2), from starts along edges: (N, K, P).
-
-    Also the points' coordinates from the starts, the edges' and whether a point is past an edge's end in y.
-    """
-    x, y = at.T[:, None, None]  # each (1, 1, P)
-    ax, ay = starts.permute(2, 0, 1)[..., None]  # each (N, K, 1)
-    ex, ey = edges.permute(2, 0, 1)[..., None]
-    px, py = x - ax, y - ay  # (N, K, P)
-    along = ((px * ex + py * ey) / (ex * ex + ey * ey).clamp(min=1e-9)).clamp(0, 1)
-    away = (px - along * ex).square() + (py - along * ey).square()
-    return away, (px, py, ex, ey, py >= ey)
+def _squared_distance(at: Tensor, starts: Tensor, edges: Tensor) -> Tensor:
+    """Of points (P, 2) to line segments (N, K, 2), from starts along edges: (N, K, P)."""
+    length = edges.square().sum(-1, keepdim=True)  # squared, (N, K, 1)
+    dot = edges @ at.T - (edges * starts).sum(-1, keepdim=True)  # of the way from a start, with its edge
+    away = (-2 * starts) @ at.T + (at.square().sum(1) + starts.square().sum(-1, keepdim=True))
+    along = (dot / length.clamp(min=1e-9)).clamp_(0, 1)
+    return away.sub_(dot.mul_(2).sub_(along * length).mul_(along)).clamp_(min=0)
