@@ -64,18 +64,18 @@ def cast_shadows(frames: Tensor, reach: Tensor, config: SyntheticConfig, draws: 
         return
     size, n = (frames.shape[3], frames.shape[4]), len(rows)
     light = torch.ones_like(frames[rows, :1])
-    for _ in range(SHADOWS):
-        centre = draws.uniform(n, 2) * extent(size, frames)
-        radius = draws.log_uniform(n, low=0.15, high=0.9) * min(size)
-        shift = (0.5 * reach[rows] * draws.uniform(n))[:, None] * direction(
-            draws.uniform(n, high=2 * math.pi)
+    for own in (draws.fork(f"shadow {i}") for i in range(SHADOWS)):
+        centre = own.uniform(n, 2) * extent(size, frames)
+        radius = own.log_uniform(n, low=0.15, high=0.9) * min(size)
+        shift = (0.5 * reach[rows] * own.uniform(n))[:, None] * direction(
+            own.uniform(n, high=2 * math.pi)
         )
         flow = each(shift).expand(-1, -1, *coarse_grid(size, frames).shape[2:])
         places = (points(size, flow) - each(centre)[:, :, None]) / each(shapes.REACH * radius)[:, :, None]
-        width = draws.log_uniform(n, low=0.01, high=0.4)  # of the edge, in radii
-        outlines = shapes.random_shapes(n, draws, holed=config.holed)[:, None] / each(width) + 0.5
+        width = own.log_uniform(n, low=0.01, high=0.4)  # of the edge, in radii
+        outlines = shapes.random_shapes(n, own, holed=config.holed)[:, None] / each(width) + 0.5
         alpha = sample(outlines, enlarge_points(places, size), "zeros").clamp_(0, 1)
-        light *= 1 - alpha * each(draws.uniform(n, low=0.25, high=0.75))[:, :, None]
+        light *= 1 - alpha * each(own.uniform(n, low=0.2, high=0.65))[:, :, None]
     frames[rows] *= light
 
 

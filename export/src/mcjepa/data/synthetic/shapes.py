@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,21 +15,24 @@ from mcjepa.data.synthetic.grids import direction
 SIDE = 96  # px of the grid on which the shape of a layer is drawn
 REACH = 1.25  # radii from its middle to the border of that grid
 CORNERS = 11  # of a polygon, at most
-BARS = 0.25  # share of the cut-outs that are thin
+SMOOTH = 0.5  # share of smooth outlines
+BARS = 0.5  # share of thin ones among the others
 TWIGS = 7  # of a branch, its stem included
 
 
 def random_shapes(number: int, draws: Draws, holed: float = 0.0, round_ones: Tensor | None = None) -> Tensor:
     """Signed distances to the outlines of random shapes, in radii, inside above 0: (N, s, s), s = SIDE.
 
-    Polygons about the middle within one radius, the greater part of them made smooth, and bars; a share of
-    `holed` are rings, fences and branches. `round_ones` (N,) bool: those that are circles about the middle.
+    Polygons about the middle within one radius, half of them smooth, and bars; a share of `holed` are rings,
+    fences and branches. `round_ones` (N,) bool: those that are circles about the middle.
     The grid has REACH radii to each side.
     """
-    bars = draws.chance(number, 1, 1, p=BARS)
-    corners = torch.where(bars, _bars(number, draws), _polygons(number, draws))
-    sharp = _inside_distance(_points(draws), corners).reshape(number, SIDE, SIDE)
-    shapes = torch.where(draws.chance(number, 1, 1, p=0.6) & ~bars, _smoothed(sharp), sharp)
+    shapes = torch.empty(number, SIDE, SIDE, device=draws.device)
+    chosen = draws.fork("smooth").host.random(number) < SMOOTH
+    for smooth in (True, False):
+        own, rows = draws.fork(f"smooth {smooth}"), draws.send(np.flatnonzero(chosen == smooth))
+        if len(rows):
+            shapes[rows] = (_smooth if smooth else _sharp)(len(rows), own)
     if round_ones is not None:
         shapes = torch.where(round_ones[:, None, None], _disc(draws), shapes)
     for make in (_rings, _fences, _branches):
@@ -39,12 +43,20 @@ def random_shapes(number: int, draws: Draws, holed: float = 0.0, round_ones: Ten
     return shapes
 
 
-def _smoothed(shapes: Tensor) -> Tensor:
-    """By together about a Gaussian of 0.12 radii."""
-    x = F.pad(shapes, [12] * 4, mode="replicate")
+def _sharp(number: int, draws: Draws) -> Tensor:
+    """Bars and polygons: (N, s, s)."""
+    bars = draws.chance(number, 1, 1, p=BARS)
+    corners = torch.where(bars, _bars(number, draws), _polygons(number, draws))
+    return _inside_distance(_points(draws), corners).reshape(number, SIDE, SIDE)
+
+
+def _smooth(number: int, draws: Draws) -> Tensor:
+    """Polygons smoothed by about a Gaussian of 0.12 radii, on a coarser grid: (N, s, s)."""
+    side = SIDE // 3
+    x = _inside_distance(_points(draws, side), _polygons(number, draws)).reshape(number, 1, side, side)
     for _ in range(3):
-        x = F.avg_pool2d(F.avg_pool2d(x, (9, 1), stride=1), (1, 9), stride=1)
-    return x
+        x = F.avg_pool2d(F.pad(x, [1] * 4, mode="replicate"), 3, stride=1)
+    return F.interpolate(x, (SIDE, SIDE), mode="bicubic", align_corners=True)[:, 0]
 
 
 def _disc(draws: Draws) -> Tensor:
@@ -93,9 +105,9 @@ def _branches(shapes: Tensor, draws: Draws) -> Tensor:
     return torch.minimum(made, _disc(draws))
 
 
-def _points(draws: Draws) -> Tensor:
+def _points(draws: Draws, side: int = SIDE) -> Tensor:
     """The points of the grid of a shape, in radii: (s * s, 2), (x, y)."""
-    ticks = torch.linspace(-REACH, REACH, SIDE, device=draws.device)
+    ticks = torch.linspace(-REACH, REACH, side, device=draws.device)
     y, x = torch.meshgrid(ticks, ticks, indexing="ij")
     return torch.stack([x.flatten(), y.flatten()], 1)
 
