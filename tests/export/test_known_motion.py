@@ -109,7 +109,7 @@ def test_tiny_motions_are_about_3_px_at_most(compose):
 def test_a_limb_turns_about_a_joint_of_the_cut_out_before_it(draws):
     """Cut-outs of one pair, in a chain: each moves with its parent at one point, and turns about that."""
     size, reach = SIZE, torch.full((1,), 20.0)
-    scene = cut_outs.Scene(size, torch.zeros(1, 2, 17, 25), reach, torch.ones(1, 2), torch.zeros(1))
+    scene = cut_outs.Scene(size, torch.zeros(1, 2, 17, 25), reach, reach, torch.ones(1, 2), torch.zeros(1))
     owners = torch.zeros(4, dtype=torch.long)
     bodies = cut_outs._bodies(owners, scene, replace(OFF, limbs=1.0), draws(8))
     cut_outs._grow_limbs(bodies, [0] * 4, scene, OFF, draws(9))

@@ -154,7 +154,7 @@ class SyntheticConfig:
     turning: float = 0.15  # the camera rolls and zooms
     stretch: float = 0.3  # the whole pair is scaled, its height and width apart, and its flow with it
     # cut-outs, of each
-    fast: float = 0.35  # moves far by itself
+    fast: float = 0.5  # moves far by itself
     limbs: float = 0.3  # turns about a joint at the end of the cut-out behind it
     holed: float = 0.25  # a ring, a fence or a branch
     # surfaces, of each layer

@@ -87,12 +87,12 @@ def compose_pairs(
 def _random_scene(
     number: int, size: tuple[int, int], max_motion: float, config: SyntheticConfig, draws: Draws
 ) -> Scene:
-    reach = random_reach(number, max_motion, config, draws)
+    reach, most = random_reach(number, max_motion, config, draws)
     camera = camera_motion(size, reach, config, draws)
     both = draws.uniform(number, 1, low=-0.25, high=0.45)
     apart = draws.uniform(number, 1, low=-0.25, high=0.25)
     change = torch.cat([both + apart, both - apart], 1) * draws.chance(number, 1, p=config.stretch)
-    return Scene(size, camera, reach, change.exp(), draws.uniform(number, low=0.2, high=0.6))
+    return Scene(size, camera, reach, most, change.exp(), draws.uniform(number, low=0.2, high=0.6))
 
 
 def _first_pairs(number: int, draws: Draws) -> list[int]:

@@ -24,13 +24,15 @@ SMALLEST = 4.0  # px, the radius of a limb at the end of a chain
 class Scene:
     """What the layers of B pairs of `size` (H, W) have in common.
 
-    camera: (B, 2, h, w) px, the flow of the backgrounds; reach: (B,) px; stretch: (B, 2), how much wider and
-    higher a pair is than its layers are made; shutter: (B,), the share of the time that it is open.
+    camera: (B, 2, h, w) px, the flow of the backgrounds; reach, most: (B,) px, as `random_reach` gives them;
+    stretch: (B, 2), how much wider and higher a pair is than its layers are made; shutter: (B,), the share
+    of the time that it is open.
     """
 
     size: tuple[int, int]
     camera: Tensor
     reach: Tensor
+    most: Tensor
     stretch: Tensor
     shutter: Tensor
 
@@ -97,9 +99,10 @@ def make_cut_outs(
 def _bodies(owners: Tensor, scene: Scene, config: SyntheticConfig, draws: Draws) -> Bodies:
     n, side = len(owners), min(scene.size)
     centre = draws.uniform(n, 2, low=-0.1, high=1.1) * extent(scene.size, scene.camera)
-    radius = draws.log_uniform(n, low=0.07, high=0.75) * side
+    radius = draws.log_uniform(n, low=0.09, high=0.9) * side
     reach, camera = scene.reach[owners], scene.camera[owners]
-    flow = object_motion(scene.size, centre, radius, reach, camera, config, draws)
+    most = scene.most[owners]
+    flow = object_motion(scene.size, centre, radius, reach, most, camera, config, draws)
     limb, heading = draws.chance(n, p=config.limbs), draws.uniform(n, high=2 * math.pi)
     return Bodies(centre, radius, flow, limb, heading, torch.ones_like(radius))
 

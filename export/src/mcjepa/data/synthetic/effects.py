@@ -67,9 +67,7 @@ def cast_shadows(frames: Tensor, reach: Tensor, config: SyntheticConfig, draws: 
     for own in (draws.fork(f"shadow {i}") for i in range(SHADOWS)):
         centre = own.uniform(n, 2) * extent(size, frames)
         radius = own.log_uniform(n, low=0.15, high=0.9) * min(size)
-        shift = (0.5 * reach[rows] * own.uniform(n))[:, None] * direction(
-            own.uniform(n, high=2 * math.pi)
-        )
+        shift = (0.5 * reach[rows] * own.uniform(n))[:, None] * direction(own.uniform(n, high=2 * math.pi))
         flow = each(shift).expand(-1, -1, *coarse_grid(size, frames).shape[2:])
         places = (points(size, flow) - each(centre)[:, :, None]) / each(shapes.REACH * radius)[:, :, None]
         width = own.log_uniform(n, low=0.01, high=0.4)  # of the edge, in radii

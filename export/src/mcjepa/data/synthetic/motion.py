@@ -24,11 +24,18 @@ STREETS = 0.35  # share of the cameras that drive along a street
 NEAREST = 0.9  # what a street's flow is divided by stays above 1 - NEAREST
 
 
-def random_reach(number: int, max_motion: float, config: SyntheticConfig, draws: Draws) -> Tensor:
-    """How far things move in each pair, (N,) px: max_motion * u^1.5 with u uniform, or hardly at all."""
+def random_reach(
+    number: int, max_motion: float, config: SyntheticConfig, draws: Draws
+) -> tuple[Tensor, Tensor]:
+    """How far things move in each pair, (N,) px, and the most that anything may: (N,) px.
+
+    The first is max_motion * u^1.5 with u uniform, so that still scenes are as common as fast ones; in some
+    pairs both are 0.3 to 3 px.
+    """
     reach = max_motion * draws.uniform(number) ** 1.5
     tiny = draws.log_uniform(number, low=0.3, high=3.0).clamp(max=max_motion)
-    return torch.where(draws.chance(number, p=config.tiny_motion), tiny, reach)
+    chosen = draws.chance(number, p=config.tiny_motion)
+    return torch.where(chosen, tiny, reach), torch.where(chosen, tiny, max_motion)
 
 
 def camera_motion(size: tuple[int, int], reach: Tensor, config: SyntheticConfig, draws: Draws) -> Tensor:
@@ -55,19 +62,18 @@ def object_motion(
     centre: Tensor,
     radius: Tensor,
     reach: Tensor,
+    most: Tensor,
     camera: Tensor,
     config: SyntheticConfig,
     draws: Draws,
 ) -> Tensor:
     """Of objects (N,) before backgrounds that move as `camera` (N, 2, h, w); half of them move along.
 
-    Some are fast by themselves: their shift is spread evenly and not towards small ones.
+    Some are fast by themselves, whatever the reach of their pair: they shift by most * u^1.5.
     """
     n = len(reach)
     flow = random_motion(size, centre, radius, reach, draws)
-    shift = (reach * draws.uniform(n, low=0.2, high=1.0))[:, None] * direction(
-        draws.uniform(n, high=2 * math.pi)
-    )
+    shift = (most * draws.uniform(n) ** 1.5)[:, None] * direction(draws.uniform(n, high=2 * math.pi))
     fast = each(draws.chance(n, p=config.fast))
     along = each(draws.chance(n, p=0.5))
     return torch.where(along, 0.3 * flow + camera, flow) + each(shift) * fast
