@@ -33,6 +33,7 @@ if __name__ == "__main__":
     next(taken)
 """
 
+KNOWN = {"known1", "known2", "truth", "visible"}
 TAUGHT = {"teacher1", "teacher2", "student1", "student2", "corner"}
 
 
@@ -62,6 +63,7 @@ def test_shapes_and_types(small_config):
         "known1": ((2, 3, *frame), byte),
         "known2": ((2, 3, *frame), byte),
         "truth": ((2, 2, *frame), torch.float32),
+        "visible": ((2, 1, *frame), torch.bool),
         "video1": ((1, 3, *frame), byte),
         "video2": ((1, 3, *frame), byte),
         "teacher1": ((1, 3, 128, 192), byte),
@@ -217,12 +219,12 @@ def test_data_that_no_loss_needs_is_neither_asked_for_nor_loaded(small_config):
     content_only = with_data(with_loss(small_config, flow=0.0), photos=(), videos=())
     assert set(make(content_only, range(1))[0]) == {"view1", "view2"}
     flow_only = with_data(with_loss(small_config, content=0.0), images=())
-    assert set(make(flow_only, range(1))[0]) == {"known1", "known2", "truth", "video1", "video2"} | TAUGHT
+    assert set(make(flow_only, range(1))[0]) == KNOWN | {"video1", "video2"} | TAUGHT
     untaught = with_loss(flow_only, distillation=0.0)
     assert not TAUGHT & set(make(untaught, range(1))[0])
     stage = replace(small_config.train.stages[0], video_batch=0)
     known_only = replace(flow_only, train=replace(flow_only.train, stages=(stage,)))
-    assert set(make(with_data(known_only, videos=()), range(1))[0]) == {"known1", "known2", "truth"}
+    assert set(make(with_data(known_only, videos=()), range(1))[0]) == KNOWN
 
 
 def test_a_student_sees_a_part_of_the_teachers_frames_in_another_light(small_config):

@@ -137,6 +137,9 @@ def test_a_preset_that_does_not_parse_is_an_error_that_names_the_file(tmp_path: 
         (["train.log_every=0"], r"train\.log_every must be above 0"),
         (["train.clip_norm=0"], r"train\.clip_norm must be above 0"),
         (["train.content_warmup=1.5"], r"train\.content_warmup must be at most 1"),
+        (["data.synthetic.haze=1.1"], r"data\.synthetic\.haze must be at most 1, got 1\.1"),
+        (["data.synthetic.haze=-1.0"], r"data\.synthetic\.haze must be at least 0"),
+        (["data.synthetic.rain=1.0"], r"unknown setting 'data\.synthetic\.rain'"),
         (["data.view_min_area=2"], r"data\.view_min_area must be at most 1"),
         (["model.content.levels=[]"], r"model\.content\.levels must hold indices from 0 to 5, got \[\]"),
         (

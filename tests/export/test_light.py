@@ -29,7 +29,7 @@ def test_both_frames_change_differently_and_nothing_moves():
         grey = [cv2.cvtColor(f, cv2.COLOR_RGB2GRAY).astype(np.float64) for f in (img, frame)]
         shifts.append(cv2.phaseCorrelate(*grey, window)[0])
     assert np.abs(shifts).max() < 0.25  # px; single frames are noisy, a bias would not average out
-    assert np.abs(np.mean(shifts, axis=0)).max() < 0.03
+    assert np.abs(np.mean(shifts, axis=0)).max() < 0.04
 
 
 def test_change_is_reproducible_and_moderate(texture):

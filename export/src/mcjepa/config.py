@@ -19,7 +19,8 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
-# What `validate` asks of numbers: finite and above 0, or where named here at least 0 (as are all of `loss`).
+# What `validate` asks of numbers: finite and above 0, or where named here at least 0 (as are all of `loss`,
+# and of `data.synthetic`, which are at most 1 too).
 MAY_BE_0 = {
     "model.encoder.depths",
     "model.encoder.layer_scale",
@@ -179,6 +180,37 @@ class RenderConfig:
 
 
 @dataclass(frozen=True)
+class SyntheticConfig:
+    """How often known-motion pairs have each thing: probabilities, 0 switches it off."""
+
+    # motions, of each pair
+    tiny_motion: float = 0.12  # nothing moves by more than about 3 px
+    still_camera: float = 0.12  # only objects move
+    turning: float = 0.15  # the camera rolls and zooms
+    stretch: float = 0.3  # the whole pair is scaled, its height and width apart, and its flow with it
+    # cut-outs, of each
+    fast: float = 0.5  # moves far by itself
+    limbs: float = 0.3  # turns about a joint at the end of the cut-out behind it
+    holed: float = 0.25  # a ring, a fence or a branch
+    # surfaces, of each layer
+    sharp: float = 0.6  # about one pixel of the photo to a pixel, others are enlarged
+    plain: float = 0.06  # without texture
+    repeated: float = 0.06  # a piece of a photo, again and again
+    defocus: float = 0.12
+    # light and camera, of each pair
+    motion_blur: float = 0.2
+    shadows: float = 0.2  # move by themselves, without flow
+    haze: float = 0.12
+    uneven_light: float = 0.2
+    dark: float = 0.12
+    erased: float = 0.2  # patches of frame 2
+    relight: float = 1.0  # gamma, contrast, colour, for both frames and for each
+    soft_frame: float = 0.2  # of each frame: blurred a little
+    noise: float = 0.4  # of each frame
+    blocks: float = 0.15  # as strong JPEG compression leaves them
+
+
+@dataclass(frozen=True)
 class DataConfig:
     photos: tuple[str, ...] = ()  # image folders or tars: layers of known-motion pairs
     videos: tuple[str, ...] = ()  # video files, frame folders, tars of frame folders
@@ -190,6 +222,7 @@ class DataConfig:
     view_min_area: float = 0.08  # smallest share of an image that a view shows
     workers: int = 1  # processes that make batches
     on_device: bool = False  # batches are made on the training device instead, for GPUs; without video pairs
+    synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)  # of known-motion pairs
 
 
 @dataclass(frozen=True)
@@ -310,10 +343,11 @@ def _leaves(value: Any, where: str) -> Iterator[tuple[str, Any]]:
 def _check_number(name: str, setting: str, value: Any) -> None:
     if isinstance(value, (str, bool)):
         return
-    may_be_0 = setting in MAY_BE_0 or setting.startswith("loss.")
+    probability = setting.startswith("data.synthetic.")
+    may_be_0 = probability or setting in MAY_BE_0 or setting.startswith("loss.")
     if not math.isfinite(value) or value < 0 or (value == 0 and not may_be_0):
         raise ConfigError(f"{name} must be {'at least' if may_be_0 else 'above'} 0 and finite, got {value}")
-    if setting in AT_MOST_1 and value > 1:
+    if (probability or setting in AT_MOST_1) and value > 1:
         raise ConfigError(f"{name} must be at most 1, got {value}")
     if setting in MULTIPLES_OF_64 and value % 64:
         raise ConfigError(f"{name} must be a multiple of 64, got {value}")

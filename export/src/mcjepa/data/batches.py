@@ -25,7 +25,7 @@ from mcjepa.config import PAPER_VIDEO_TERMS, Config, StageConfig, in_use
 from mcjepa.data.augment import two_views
 from mcjepa.data.draws import Draws
 from mcjepa.data.images import ImageSet, open_images
-from mcjepa.data.known_motion import MOST_LAYERS, as_photo, compose_pairs
+from mcjepa.data.known_motion import PHOTOS, as_photo, compose_pairs
 from mcjepa.data.light import relight_pairs
 from mcjepa.data.rendered import render_pairs
 from mcjepa.data.video import FramePairs, open_pairs
@@ -70,7 +70,8 @@ class StepBatches(Dataset[Batch]):
     A kind of data is the same at a step whichever of the others are in use, so that joint training and flow
     or content alone can be compared; and so is each example, however many processes share the batch.
 
-    known1, known2 (K, 3, h, w), truth (K, 2, h, w) px; video1, video2 (V, 3, h, w);
+    known1, known2 (K, 3, h, w), truth (K, 2, h, w) px, visible (K, 1, h, w) bool, whether frame 2 shows a
+    pixel of frame 1; video1, video2 (V, 3, h, w);
     teacher1, teacher2 (V, 3, h + 64, w + 64), student1, student2 (V, 3, h, w) in another light,
     corner (V, 2) px, (y, x), of the student's crop in the teacher's; view1, view2 (N, 3, s, s).
     """
@@ -106,13 +107,16 @@ class StepBatches(Dataset[Batch]):
         """Pairs composed or rendered one by one, each from photos of its own."""
         made = []
         for rng in rngs:
-            picks = rng.integers(len(photos), size=MOST_LAYERS + 1)
+            picks = rng.integers(len(photos), size=PHOTOS)
             mine = stack([as_photo(photos[int(i)]) for i in picks])
             like = (mine, 1, self.stage.crop, self.stage.max_motion, _draws(rng))
-            rendered = rng.random() < self.data.rendered
-            made.append(render_pairs(*like, self.data.rendering) if rendered else compose_pairs(*like))
+            if rng.random() < self.data.rendered:
+                made.append(render_pairs(*like, self.data.rendering))
+            else:
+                made.append(compose_pairs(*like, self.data.synthetic))
         known1, known2 = torch.cat([p.img1 for p in made]), torch.cat([p.img2 for p in made])
-        return {"known1": known1, "known2": known2, "truth": torch.cat([p.flow for p in made])}
+        truth, visible = torch.cat([p.flow for p in made]), torch.cat([p.visible for p in made])
+        return {"known1": known1, "known2": known2, "truth": truth, "visible": visible}
 
     def _video(self, videos: FramePairs, rngs: list[np.random.Generator]) -> Batch:
         pairs = [_random_crop(*_pick(videos, rng), self.stage.crop, rng) for rng in rngs]

@@ -44,8 +44,14 @@ class DeviceBatches:
         if self.photos is not None and stage.batch:
             number = stage.batch // distributed.world()
             draws = self._draws(step, KNOWN_MOTION)
-            pairs = compose_pairs(self.photos, number, stage.crop, stage.max_motion, draws)
-            made |= {"known1": pairs.img1, "known2": pairs.img2, "truth": pairs.flow}
+            synthetic = self.config.data.synthetic
+            pairs = compose_pairs(self.photos, number, stage.crop, stage.max_motion, draws, synthetic)
+            made |= {
+                "known1": pairs.img1,
+                "known2": pairs.img2,
+                "truth": pairs.flow,
+                "visible": pairs.visible,
+            }
         if self.images is not None:
             images = self.images[self._picks(stage.image_batch, step, len(self.images))]
             area, draws = self.config.data.view_min_area, self._draws(step, VIEWS)

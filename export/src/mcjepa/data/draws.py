@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -49,6 +50,22 @@ class Draws:
     def integers(self, *shape: int, low: int, high: int) -> Tensor:
         """From low to high - 1, int64."""
         return torch.randint(low, high, shape, generator=self.generator, device=self.device)
+
+    def fork(self, name: str) -> Draws:
+        """A stream of its own, so that what one part draws leaves the numbers of the others as they are."""
+        return Draws((*self.seed, crc32(name.encode())), self.device)
+
+    def chosen(self, of: int, p: float) -> np.ndarray:
+        """Numbers of range(of), each with probability `p`, in order: known to the host, int64."""
+        return np.flatnonzero(self.host.random(of) < p)
+
+    def send(self, numbers: np.ndarray) -> Tensor:
+        """An array of the host, on the device, without waiting for what that is doing."""
+        return torch.from_numpy(numbers).to(self.device, non_blocking=True)
+
+    def rows(self, of: int, p: float) -> Tensor:
+        """`chosen`, as an index on the device; effects on all pixels are computed for these alone."""
+        return self.send(self.chosen(of, p))
 
     def distinct(self, number: int, of: int) -> Tensor:
         """`number` of range(of), none twice as long as there are enough: int64 (number,)."""

@@ -13,25 +13,42 @@ from mcjepa.data.draws import Draws, constant
 GREY = (0.299, 0.587, 0.114)
 
 
-def relight_pairs(img1: Tensor, img2: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+def relight_pairs(
+    img1: Tensor, img2: Tensor, draws: Draws, relight: float = 1.0, soft: float = 0.2, noise: float = 0.5
+) -> tuple[Tensor, Tensor]:
     """Change the light of frame pairs without moving anything: float (B, 3, H, W), 0 .. 255 -> uint8.
 
     Gamma, contrast, brightness, colour and saturation change strongly for both frames alike and weakly for
-    each alone; noise and blur come for each alone.
+    each alone; noise and blur come for each alone. relight: the share of pairs whose light changes; soft,
+    noise: the shares of frames that are blurred and noisy.
     """
     b = len(img1)
-    common = _log_light(b, 1.0, draws)
-    lights = torch.cat([common + _log_light(b, 0.3, draws) for _ in range(2)]).exp()  # (2B, 6)
-    gamma, contrast, saturation = (lights[:, i].reshape(-1, 1, 1, 1) for i in range(3))
-    x = (torch.cat([img1, img2]) / 255).clamp(1e-4, 1) ** gamma
-    x = (((x - 0.5) * contrast + 0.5) * lights[:, 3:].reshape(-1, 3, 1, 1)).clamp(0, 1)
-    x = grey(x).lerp(x, saturation).clamp(0, 1)
-    blurred = draws.distinct(int(0.2 * 2 * b + draws.host.random()), 2 * b)  # a fifth; blurring is slow
+    x = torch.cat([img1, img2]).div_(255)
+    if relight:
+        _relight(x, relight, draws.fork("light"))
+    own = draws.fork("soft")
+    blurred = own.rows(2 * b, soft)
     if len(blurred):
-        x[blurred] = blur(x[blurred], draws.uniform(len(blurred), low=0.3, high=1.2), 1.2)
-    sigma = draws.uniform(2 * b, low=0.5, high=5.0) * draws.chance(2 * b, p=0.5) / 255
-    first, second = to_uint8(x + draws.normal(*x.shape) * sigma.reshape(-1, 1, 1, 1)).chunk(2)
+        x[blurred] = blur(x[blurred], own.uniform(len(blurred), low=0.3, high=1.2), 1.2)
+    own = draws.fork("noise")
+    noisy = own.rows(2 * b, noise)
+    if len(noisy):
+        sigma = own.uniform(len(noisy), low=0.5, high=5.0) / 255
+        x[noisy] += own.normal(len(noisy), *x.shape[1:]).mul_(each_image(sigma))
+    first, second = to_uint8(x).chunk(2)
     return first, second
+
+
+def _relight(x: Tensor, share: float, draws: Draws) -> None:
+    """Both frames of pairs, (2B, 3, H, W), 0 .. 1, in place."""
+    b = len(x) // 2
+    common, changes = _log_light(b, 1.0, draws), draws.chance(b, 1, p=share)
+    lights = torch.cat([(common + _log_light(b, 0.3, draws)) * changes for _ in range(2)]).exp()  # (2B, 6)
+    gamma, contrast, saturation = (each_image(lights[:, i]) for i in range(3))
+    x.clamp_(1e-4, 1).pow_(gamma)
+    gains = lights[:, 3:].reshape(-1, 3, 1, 1)
+    x.mul_(contrast * gains).add_(0.5 * (1 - contrast) * gains).clamp_(0, 1)
+    x.sub_(middle := grey(x)).mul_(saturation).add_(middle).clamp_(0, 1)
 
 
 def _log_light(number: int, strength: float, draws: Draws) -> Tensor:
@@ -55,7 +72,10 @@ def blur(x: Tensor, sigma: Tensor, most: float) -> Tensor:
     for dim in (2, 3):
         pad = [radius, radius, 0, 0] if dim == 3 else [0, 0, radius, radius]
         padded, n = F.pad(x, pad, mode="reflect"), x.shape[dim]
-        x = torch.stack([each_image(w) * padded.narrow(dim, i, n) for i, w in enumerate(weights.T)]).sum(0)
+        first, *others = enumerate(weights.T)
+        x = padded.narrow(dim, first[0], n) * each_image(first[1])
+        for i, w in others:
+            x.addcmul_(padded.narrow(dim, i, n), each_image(w))
     return x
 
 
@@ -65,4 +85,4 @@ def each_image(values: Tensor) -> Tensor:
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    return (x * 255).round().clamp(0, 255).to(torch.uint8)
+    return (x * 255).round_().clamp_(0, 255).to(torch.uint8)

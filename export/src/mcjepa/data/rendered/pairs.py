@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -25,13 +23,6 @@ LEAST = 0.15  # metres from the camera of frame 2, below which a surface has no 
 ATTEMPTS = 6  # to find the time between the frames, the first half at a few pixels
 
 
-@dataclass(frozen=True)
-class RenderedPairs(Pairs):
-    """visible: bool (B, H, W), the pixels of frame 1 whose point frame 2 shows, too."""
-
-    visible: Tensor
-
-
 def render_pairs(
     photos: Tensor,
     number: int,
@@ -39,7 +30,7 @@ def render_pairs(
     max_motion: float,
     draws: Draws,
     config: RenderConfig | None = None,
-) -> RenderedPairs:
+) -> Pairs:
     """Render `number` pairs of `size` (H, W) of random scenes with surfaces from photos uint8 (P, 3, h, w).
 
     Each pair has a reach of its own, max_motion * u^1.5 with u uniform, as in `compose_pairs`. The flow is
@@ -54,8 +45,8 @@ def render_pairs(
     img1, img2 = (_stack([getattr(d, name) for d in drawn]).float() for name in ("img1", "img2"))
     exposure = (MIDDLE / img1.mean((1, 2, 3), keepdim=True).clamp(min=1)).clamp(0.5, 3.0)
     img1, img2 = relight_pairs(img1 * exposure, img2 * exposure, draws)
-    flow, visible = _stack([d.flow for d in drawn]), torch.from_numpy(np.stack([d.visible for d in drawn]))
-    return RenderedPairs(img1, img2, flow, visible)
+    visible = torch.from_numpy(np.stack([d.visible for d in drawn]))[:, None]
+    return Pairs(img1, img2, _stack([d.flow for d in drawn]), visible)
 
 
 def _pair(

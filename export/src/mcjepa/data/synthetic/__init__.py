@@ -1,0 +1,1 @@
+"""What known-motion pairs are composed of: motions, outlines, layers, light; in batches, on any device."""
