@@ -12,10 +12,11 @@ import torch
 from mcjepa import ops
 from mcjepa.config import RenderConfig
 from mcjepa.data.draws import Draws
+from mcjepa.data.known_motion import Pairs
 from mcjepa.data.rendered import gl, meshes, motion, pairs, textures, worlds
 from mcjepa.data.rendered.gl import Effects, Light, Renderer, RenderingUnavailable
 from mcjepa.data.rendered.motion import Camera, Frame, rotation
-from mcjepa.data.rendered.pairs import RenderedPairs, draw_scene, render_pairs
+from mcjepa.data.rendered.pairs import draw_scene, render_pairs
 from mcjepa.data.rendered.scene import Material, Part, Scene
 
 SIZE = (128, 192)
@@ -44,7 +45,7 @@ def _scene(camera: Camera, *parts: Part) -> Scene:
     return Scene(camera, lambda moment: LIGHT, EFFECTS, 10.0, list(parts))
 
 
-def _render(photos: torch.Tensor, draws: Callable[..., Draws], *seed: int, **more: object) -> RenderedPairs:
+def _render(photos: torch.Tensor, draws: Callable[..., Draws], *seed: int, **more: object) -> Pairs:
     made = {"number": 1, "size": SIZE, "max_motion": 30.0, "config": PLAIN} | more
     return render_pairs(photos, draws=draws(*seed), **made)
 
