@@ -34,11 +34,9 @@ def main() -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     photos = read_photos(args.photos)
-    print(
-        f"{_seconds(photos, args, SyntheticConfig()):.3f} s a pair, {_seconds(photos, args, NONE):.3f} with all off"
-    )
+    usual, plain = (_seconds(photos, args, config) for config in (SyntheticConfig(), NONE))
+    print(f"{usual:.3f} s a pair, {plain:.3f} with all off")
     if args.switches:
-        plain = _seconds(photos, args, NONE)
         for name in (f.name for f in fields(SyntheticConfig)):
             taken = _seconds(photos, args, replace(NONE, **{name: 1.0}))
             print(f"{name:14s} {taken - plain:+.3f} s where it is always on")
@@ -72,7 +70,7 @@ def _seconds(photos: Tensor, args: argparse.Namespace, config: SyntheticConfig) 
     start = time.process_time()
     for seed in range(args.pairs):
         _compose(photos, args, seed, config)
-    return (time.process_time() - start) / args.pairs
+    return (time.process_time() - start) / int(args.pairs)
 
 
 def _picture(pairs: Pairs) -> np.ndarray:

@@ -85,7 +85,7 @@ def test_motion_blur_is_symmetric_about_the_instant_of_a_frame():
     moving = layers.Layers(photo, flow, looks, torch.tensor([0.5]))
     for shutter, width in (("closed", 0.0), ("open", 8 * 0.5 / 12**0.5)):
         blurred = torch.arange(1 if shutter == "open" else 0)
-        rows = moving.draw(slice(None), blurred, (96, 144)).mean((0, 1, 3))  # (2, W)
+        rows = moving.draw(slice(None), blurred, layers.View((96, 144))).mean((0, 1, 3))  # (2, W)
         x, share = torch.arange(144.0), rows / rows.sum(1, keepdim=True)
         middle = (share * x).sum(1)
         torch.testing.assert_close(middle, torch.tensor([32.0, 40.0]), atol=1e-2, rtol=0)

@@ -194,11 +194,11 @@ class SyntheticConfig:
     holed: float = 0.25  # a ring, a fence or a branch
     # surfaces, of each layer
     sharp: float = 0.6  # about one pixel of the photo to a pixel, others are enlarged
-    plain: float = 0.06  # without texture
-    repeated: float = 0.06  # a piece of a photo, again and again
-    defocus: float = 0.12
+    plain: float = 0.05  # without texture
+    repeated: float = 0.05  # a piece of a photo, again and again
+    defocus: float = 0.1
     # light and camera, of each pair
-    motion_blur: float = 0.2
+    motion_blur: float = 0.15
     shadows: float = 0.2  # move by themselves, without flow
     haze: float = 0.12
     uneven_light: float = 0.2

@@ -20,7 +20,7 @@ from mcjepa.data.light import relight_pairs
 from mcjepa.data.synthetic import effects
 from mcjepa.data.synthetic.cut_outs import Scene, make_cut_outs, rows_of
 from mcjepa.data.synthetic.grids import enlarge, extent
-from mcjepa.data.synthetic.layers import CutOuts, make_layers
+from mcjepa.data.synthetic.layers import CutOuts, View, make_layers
 from mcjepa.data.synthetic.motion import camera_motion, random_reach, widened
 
 PHOTO = (320, 480)  # (H, W) px that photos are cut to
@@ -111,7 +111,7 @@ def _background(
     shutter = scene.shutter_of(torch.arange(number, device=flow.device), speed)
     layers, _ = make_layers(photos, size, middle, half, flow, shutter, scene.stretch, config, draws)
     owner = torch.zeros(number, 2, *size, dtype=torch.uint8, device=flow.device)
-    return _Canvas(layers.draw(slice(None), blurred, size), enlarge(flow, size), owner)
+    return _Canvas(layers.draw(slice(None), blurred, View(size)), enlarge(flow, size), owner)
 
 
 def _paste(cut_outs: CutOuts, firsts: list[int], blurred: np.ndarray, canvas: _Canvas, draws: Draws) -> None:
@@ -119,16 +119,20 @@ def _paste(cut_outs: CutOuts, firsts: list[int], blurred: np.ndarray, canvas: _C
     number, size = len(canvas.frames), (canvas.frames.shape[3], canvas.frames.shape[4])
     for i, (first, rows) in enumerate(rows_of(firsts, number), start=1):
         soft = draws.send(blurred[blurred >= first] - first)
-        window = cut_outs.window(rows, soft, size)
-        if window is None:
-            continue
-        ys, xs = window.pixels(size)
-        alpha, hard = cut_outs.cut(rows, soft, size, window)
-        canvas.frames[first:, ..., ys, xs].lerp_(cut_outs.layers.draw(rows, soft, size, window), alpha)
-        flow, owner = canvas.flow[first:, :, ys, xs], canvas.owner[first:, :, ys, xs]
-        moved = enlarge(cut_outs.layers.flow[rows], size, window)
-        flow.copy_(torch.where(hard[:, :, 0], moved, flow))
-        owner.masked_fill_(hard[:, 0], i)
+        for frame in range(2):  # by itself: a fast one is far from where it was
+            frames = slice(frame, frame + 1)
+            window = cut_outs.window(rows, soft, size, frames)
+            if window is None:
+                continue
+            ys, xs = window.pixels(size)
+            view = View(size, frames, window)
+            alpha, hard = cut_outs.cut(rows, soft, view)
+            canvas.frames[first:, :, frames, ys, xs].lerp_(cut_outs.layers.draw(rows, soft, view), alpha)
+            canvas.owner[first:, frame, ys, xs].masked_fill_(hard[:, 0, 0], i)
+            if frame == 0:
+                flow = canvas.flow[first:, :, ys, xs]
+                moved = enlarge(cut_outs.layers.flow[rows], size, window)
+                flow.copy_(torch.where(hard[:, :, 0], moved, flow))
 
 
 def _visible(flow: Tensor, owner: Tensor) -> Tensor:

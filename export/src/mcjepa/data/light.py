@@ -44,11 +44,14 @@ def _relight(x: Tensor, share: float, draws: Draws) -> None:
     b = len(x) // 2
     common, changes = _log_light(b, 1.0, draws), draws.chance(b, 1, p=share)
     lights = torch.cat([(common + _log_light(b, 0.3, draws)) * changes for _ in range(2)]).exp()  # (2B, 6)
-    gamma, contrast, saturation = (each_image(lights[:, i]) for i in range(3))
-    x.clamp_(1e-4, 1).pow_(gamma)
-    gains = lights[:, 3:].reshape(-1, 3, 1, 1)
-    x.mul_(contrast * gains).add_(0.5 * (1 - contrast) * gains).clamp_(0, 1)
-    x.sub_(middle := grey(x)).mul_(saturation).add_(middle).clamp_(0, 1)
+    gamma, contrast, saturation = lights[:, :3, None, None].unbind(1)  # each (2B, 1, 1)
+    x.clamp_(1e-4, 1).pow_(gamma[..., None])
+    # contrast about the middle, gains and saturation are one affine map of each colour
+    keep, device = torch.eye(3, device=x.device), x.device
+    saturate = saturation * keep + (1 - saturation) * constant(GREY, device)
+    gains = lights[:, None, 3:]
+    offset = 0.5 * (1 - contrast) * (saturate * gains).sum(2, keepdim=True)
+    x.copy_(torch.baddbmm(offset, saturate * gains * contrast, x.flatten(2)).view_as(x))
 
 
 def _log_light(number: int, strength: float, draws: Draws) -> Tensor:

@@ -7,6 +7,7 @@ without inverting it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,17 @@ LONGEST = 24.0  # px of motion blur
 MOST_DEFOCUS = 1.8  # sigma of the blur of a photo of half size, photo px
 
 
+class View(NamedTuple):
+    """What is drawn: of frames of `size` (H, W), these of the two, and of them a window or all."""
+
+    size: tuple[int, int]
+    frames: slice = slice(0, 2)
+    window: Window | None = None
+
+    def points(self, at: Tensor) -> Tensor:
+        return enlarge_points(at, self.size, self.window)
+
+
 @dataclass(frozen=True)
 class Layers:
     """N photos in motion.
@@ -35,16 +47,12 @@ class Layers:
     looks: Tensor
     shutter: Tensor
 
-    def draw(
-        self, rows: slice, blurred: Tensor, size: tuple[int, int], window: Window | None = None
-    ) -> Tensor:
-        """Some of them in a window of both frames, float (n, 3, 2, H, W), 0 .. 255.
+    def draw(self, rows: slice, blurred: Tensor, view: View) -> Tensor:
+        """Some of them, float (n, 3, frames, H, W), 0 .. 255.
 
         blurred: which of these are drawn with an open shutter, int64.
         """
-        return _drawn(
-            self.photos[rows], self.looks[rows], self.shutter[rows], blurred, size, window, "reflection"
-        )
+        return _drawn(self.photos[rows], self.looks[rows], self.shutter[rows], blurred, view, "reflection")
 
 
 @dataclass(frozen=True)
@@ -59,53 +67,38 @@ class CutOuts:
     shapes: Tensor
     places: Tensor
 
-    def window(self, rows: slice, blurred: Tensor, size: tuple[int, int]) -> Window | None:
-        """Where some of them are seen in either frame."""
+    def window(self, rows: slice, blurred: Tensor, size: tuple[int, int], frames: slice) -> Window | None:
+        """Where some of them are seen in any of these frames."""
         places = self.places[rows]
+        seen = places[:, :, frames]
         if len(blurred):
             half = _velocity(places) * _each_layer(self.layers.shutter[rows]) / 2
-            places = torch.cat([places, places + half, places - half], 2)
-        return covered(places, size)
+            seen = torch.cat([seen, seen + half, seen - half], 2)
+        return covered(seen, size)
 
-    def cut(
-        self, rows: slice, blurred: Tensor, size: tuple[int, int], window: Window
-    ) -> tuple[Tensor, Tensor]:
-        """How much they cover, 0 .. 1, and whether they would with a fast shutter: (n, 1, 2, H, W)."""
-        none = blurred[:0]
+    def cut(self, rows: slice, blurred: Tensor, view: View) -> tuple[Tensor, Tensor]:
+        """How much they cover, 0 .. 1, and whether they would with a fast shutter: (n, 1, frames, H, W)."""
         shapes, places, shutter = self.shapes[rows], self.places[rows], self.layers.shutter[rows]
-        alpha = _drawn(shapes, places, shutter, none, size, window, "zeros")
+        alpha = _drawn(shapes, places, shutter, blurred[:0], view, "zeros")
         hard = alpha > 0.5
         if len(blurred):
-            alpha[blurred] = _exposed(
-                shapes[blurred], places[blurred], shutter[blurred], size, window, "zeros"
-            )
+            alpha[blurred] = _exposed(shapes[blurred], places[blurred], shutter[blurred], view, "zeros")
         return alpha, hard
 
 
-def _drawn(
-    images: Tensor,
-    at: Tensor,
-    shutter: Tensor,
-    blurred: Tensor,
-    size: tuple[int, int],
-    window: Window | None,
-    outside: str,
-) -> Tensor:
+def _drawn(images: Tensor, at: Tensor, shutter: Tensor, blurred: Tensor, view: View, outside: str) -> Tensor:
     if len(blurred) == len(images):
-        return _exposed(images, at, shutter, size, window, outside)
-    made = _seen(images.float(), enlarge_points(at, size, window), outside)
+        return _exposed(images, at, shutter, view, outside)
+    made = _seen(images.float(), view.points(at[:, :, view.frames]), outside)
     if len(blurred):
-        made[blurred] = _exposed(images[blurred], at[blurred], shutter[blurred], size, window, outside)
+        made[blurred] = _exposed(images[blurred], at[blurred], shutter[blurred], view, outside)
     return made
 
 
-def _exposed(
-    images: Tensor, at: Tensor, shutter: Tensor, size: tuple[int, int], window: Window | None, outside: str
-) -> Tensor:
+def _exposed(images: Tensor, at: Tensor, shutter: Tensor, view: View, outside: str) -> Tensor:
     """The mean of what is seen while the shutter is open, as long before a frame's instant as after it."""
     images = images.float()
-    middle = enlarge_points(at, size, window)
-    step = enlarge_points(_velocity(at) * _each_layer(shutter), size, window)
+    middle, step = view.points(at[:, :, view.frames]), view.points(_velocity(at) * _each_layer(shutter))
     moments = [(i + 0.5) / TAPS - 0.5 for i in range(TAPS)]
     made = _seen(images, torch.add(middle, step, alpha=moments[0]), outside)
     for moment in moments[1:]:
@@ -170,14 +163,16 @@ def _surfaces(photos: Tensor, config: SyntheticConfig, draws: Draws) -> tuple[Te
         photos[rows] = _repeated(photos[rows], own)
     rows = draws.fork("plain").rows(n, config.plain)
     if len(rows):
-        few = F.adaptive_avg_pool2d(photos[rows].float(), (2, 3))
+        few = F.adaptive_avg_pool2d(photos[rows, :, ::8, ::8].float(), (2, 3))
         photos[rows] = F.interpolate(few, size, mode="bilinear", align_corners=True).to(torch.uint8)
     rows, own = draws.fork("defocus").rows(n, config.defocus), draws.fork("defocus sigma")
     sigma = torch.zeros(n, device=photos.device)
     if len(rows):
         small = own.uniform(len(rows), low=0.4, high=MOST_DEFOCUS)
         sigma[rows] = 2 * small
-        soft = blur(F.avg_pool2d(photos[rows].float(), 2, ceil_mode=True), small, MOST_DEFOCUS)
+        half = (-(-size[0] // 2), -(-size[1] // 2))
+        halved = F.interpolate(photos[rows].float(), half, mode="bilinear", align_corners=False)
+        soft = blur(halved, small, MOST_DEFOCUS)
         photos[rows] = F.interpolate(soft, size, mode="bilinear", align_corners=True).to(torch.uint8)
     return photos, sigma
 
