@@ -39,7 +39,7 @@ _LAST_THREADS_S = 5.0  # for threads to end after everything else has
 _EPILOG = """\
 exit codes:
   0    stopped by a signal, after what was inside had finished; or a command on keys is done
-  1    could not serve: the address is taken, not allowed or unknown, or the system has no room for threads or files
+  1    could not serve: the address is taken, not allowed or unknown, or there is no room for threads or files
   2    a wrong option, variable, file of keys or model repository; nothing was started
   130  ended at once by a second Ctrl-C, or by one before it had started
 
