@@ -62,6 +62,11 @@ def serve():
     settings = Settings(port=0, decode_processes=0, drain_delay_s=0.1)
     cli._LAST_THREADS_S = 0.1
     sockets = cli.bind(settings.host, settings.port)
+    if "taken" in sys.argv:  # between the two, by one who listens at once
+        other = sockets[0].__class__()
+        other.setsockopt(1, 2, 1)  # SO_REUSEADDR, as for our own
+        other.bind(sockets[0].getsockname())
+        other.listen()
     return cli.serve(settings, create_app(settings, Engine()), sockets)
 cli.main = serve
 sys.exit(__main__.main())
@@ -83,7 +88,8 @@ def fake():
             preexec_fn=lambda: [os.close(descriptor) for descriptor in closed],
         )
         started.append(process)
-        return process, [] if 2 in closed else wait_until_it_runs(process)
+        unheard = 2 in closed or "taken" in arguments
+        return process, [] if unheard else wait_until_it_runs(process)
 
     yield start
     for process in started:
@@ -240,6 +246,14 @@ def test_a_port_in_use_ends_with_1_and_one_line_before_anything_is_loaded(reposi
     (line,) = done.stderr.splitlines()
     for word in (f"127.0.0.1:{taken}", "--port", "MCJEPA_PORT"):
         assert word in line
+
+
+def test_an_address_that_is_taken_while_the_models_are_loaded_ends_with_1(fake):
+    process, _ = fake("taken")
+    _, log = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "Traceback" not in log
+    assert "cannot listen" in log
 
 
 @pytest.mark.parametrize(

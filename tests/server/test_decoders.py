@@ -176,6 +176,17 @@ def test_a_process_killed_from_outside_costs_nothing(encode, picture):
     assert before != after
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_whole_group_ends_no_process_before_the_server_has_drained(number, encode, picture):
+    async def job(pool):
+        (pid,) = pids(pool)
+        os.kill(pid, number)
+        await frame(pool, encode(picture()))
+        return [pid] == pids(pool)
+
+    assert work(job)[0]
+
+
 def test_processes_that_died_are_replaced_before_they_are_needed():
     async def job(pool):
         (before,) = pids(pool)

@@ -25,7 +25,7 @@ from mcjepa_server.config import EngineName, Settings
 from mcjepa_server.engines.select import find_model_repository
 from mcjepa_server.errors import ContractError
 from mcjepa_server.keys import KeyFileError
-from mcjepa_server.listening import AddressError, bind, is_loopback
+from mcjepa_server.listening import AddressError, bind, check_listening, is_loopback
 from mcjepa_server.memory import GATEWAY_BYTES, keep_freed_memory
 from mcjepa_server.protocol import bounded_protocol
 from mcjepa_server.service import Service
@@ -39,8 +39,8 @@ _LAST_THREADS_S = 5.0  # for threads to end after everything else has
 
 _EPILOG = """\
 exit codes:
-  0    stopped by a signal, after what was inside had finished
-  1    could not serve: the address is taken, not allowed or unknown, or the system has no room for threads
+  0    stopped by a signal, after what was inside had finished; or a command on keys is done
+  1    could not serve: the address is taken, not allowed or unknown, or there is no room for threads or files
   2    a wrong option, variable, file of keys or model repository; nothing was started
   130  ended at once by a second Ctrl-C, or by one before it had started
 
@@ -59,6 +59,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._service = service
         self._exit_at: float | None = None  # s, monotonic
+        self.is_listening = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         first = self._exit_at is None
@@ -73,7 +74,18 @@ class Server(uvicorn.Server):
             self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        """Listen after the application has started; another may have taken the address meanwhile."""
+        try:
+            await super().startup(sockets)
+            check_listening(sockets or [])
+        except OSError:
+            where = (self.config.host, self.config.port)
+            logger.error("cannot listen at %s:%s: it was taken while the models were loaded", *where)
+            self.should_exit = True
+            if not self.started:
+                await self.lifespan.shutdown()
+            return
+        self.is_listening = self.started
         if self.started and sockets:  # uvicorn says so for those alone that it has bound itself
             host, port = sockets[0].getsockname()[:2]
             address = f"[{host}]" if ":" in host else host
@@ -170,7 +182,7 @@ def serve(settings: Settings, app: FastAPI, sockets: list[socket.socket] | None 
         signal.signal(number, _stop)
     try:
         server.run(sockets)
-        code = STOPPED if server.started else FAILED
+        code = STOPPED if server.is_listening else FAILED
     except SystemExit as ended:  # of _stop, or of uvicorn where the application could not start
         code = STOPPED if ended.code == STOPPED else FAILED
     finally:

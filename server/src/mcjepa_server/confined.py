@@ -41,7 +41,8 @@ def confine(memory_bytes: int) -> None:
 
     # should NumPy be needed: else a thread, and memory, for each core
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which drains first
+    for number in (signal.SIGINT, signal.SIGTERM):  # of Ctrl-C or systemd, to all: the server drains first
+        signal.signal(number, signal.SIG_IGN)
     wanted = {
         resource.RLIMIT_AS: memory_bytes,
         resource.RLIMIT_CORE: 0,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
+from collections.abc import Sequence
 from ipaddress import ip_address
 from typing import Any
 
@@ -50,6 +52,12 @@ def bind(host: str, port: int) -> list[socket.socket]:
             "--port (MCJEPA_PORT)"
         ) from None
     return sockets
+
+
+def check_listening(sockets: Sequence[socket.socket]) -> None:
+    """Raise OSError unless each of them listens: uvloop closes one that cannot, and does not say so."""
+    if not all(one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) for one in sockets):
+        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
 def _bind_one(family: int, kind: int, protocol: int, address: Any) -> socket.socket:
