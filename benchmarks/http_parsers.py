@@ -1,8 +1,8 @@
 """The two HTTP parsers of uvicorn in turn: CPU time of the server for small requests and for large bodies.
 
-One server runs on httptools in C, bounded by our protocol as always, the other on h11 in Python with uvicorn's
-own settings. Both decode in threads and run the engine without weights, so that what is measured is the
-gateway. CPU time is that of the whole server, by the kernel's count: other work on the machine hardly matters.
+One server runs on httptools in C, bounded by our protocol as always, the other on h11 in Python with the
+settings of uvicorn. Both decode in threads and run the engine without weights, so that the gateway is what is
+measured. CPU time is that of the whole server as the kernel counts it: other work hardly matters to it.
 """
 
 from __future__ import annotations

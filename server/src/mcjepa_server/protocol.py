@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
 from operator import itemgetter
 from typing import Any
 
@@ -22,6 +23,7 @@ from mcjepa_server.problems import MEDIA_TYPE, problem_body
 logger = logging.getLogger(__name__)
 _SECOND_LOOK_S = 0.1
 _LINE_BYTES = 4  # of a header besides its name and value: a colon, a space and the end of the line
+_UNSENT_BYTES = 2**17  # of a reply that the kernel takes before it is sent
 _CHUNK_BYTES = 5  # of a chunk at least, besides its data: its size and two ends of lines
 _BODY_PER_FRAMING = 8  # bytes of body that pay for one more of chunk headers
 
@@ -55,6 +57,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        _keep_little_unsent(transport)
         if len(self.connections) > self.settings.max_connections and not self._make_room():
             logger.warning("connection refused: %d are open (max_connections)", len(self.connections) - 1)
             transport.abort()
@@ -222,6 +225,14 @@ class BoundedProtocol(HttpToolsProtocol):
         size, limit = self.transport.get_write_buffer_size(), self.settings.write_timeout_s
         logger.warning("connection dropped: %d bytes were not read in %g s (write_timeout_s)", size, limit)
         self.transport.abort()
+
+
+def _keep_little_unsent(transport: asyncio.Transport) -> None:
+    """Let the kernel ask for more as soon as a little was read, not when a third of its 4 MB was."""
+    connection = transport.get_extra_info("socket")
+    over_tcp = connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6)
+    if over_tcp and hasattr(socket, "TCP_NOTSENT_LOWAT"):  # Linux and macOS
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
 
 
 def bounded_protocol(settings: Settings) -> type[BoundedProtocol]:
