@@ -129,6 +129,7 @@ def test_wrong_arguments_are_refused_before_sending(connect, call, message):
         ({"headers": {"X-Name": 7}}, "X-Name"),
         ({"headers": {"X Name": "a"}}, "X Name"),
         ({"headers": {"": "a"}}, "headers"),
+        ({"headers": [("X-Name", "a")]}, "headers"),
         ({"api_key": 7}, "api_key"),
         ({"timeout": "5"}, "timeout"),
         ({"max_retries": 1.5}, "max_retries"),

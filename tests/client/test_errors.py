@@ -101,6 +101,38 @@ def test_a_closed_client_says_so(cls):
         assert isinstance(caught.value, RuntimeError)
 
 
+def test_connections_that_were_passed_in_closed_are_named():
+    http = httpx2.Client()
+    http.close()
+    with pytest.raises(mcjepa_client.ClientClosedError, match="http_client"):
+        Client("http://server.test", http_client=http).info()
+
+    async def call():
+        async with httpx2.AsyncClient() as http:
+            pass
+        await AsyncClient("http://server.test", http_client=http).info()
+
+    with pytest.raises(mcjepa_client.ClientClosedError, match="http_client"):
+        asyncio.run(call())
+
+
+@pytest.mark.parametrize(
+    ("raised", "attempts"),
+    [(UnicodeError("label too long"), 1), (RuntimeError("loop"), 1), (OSError(24, "files"), 3)],
+)
+def test_what_another_attempt_cannot_change_is_not_tried_again(connect, naps, raised, attempts):
+    asked = []
+
+    def server(request):
+        asked.append(request)
+        raise raised
+
+    with pytest.raises(mcjepa_client.ConnectionFailedError):
+        connect(server).info()
+    assert len(asked) == attempts
+    assert not connect(server).is_alive()
+
+
 @pytest.mark.parametrize(
     "raised",
     [

@@ -205,13 +205,14 @@ class AsyncClient(BaseClient):
         return await anyio.to_thread.run_sync(step.job, abandon_on_cancel=True)
 
     async def _send(self, step: Send) -> Reply | ConnectionFailedError:
+        http = None
         try:
             http = await self._http()
             response = await http.send(http.build_request(**self._arguments(step)))
         except McjepaError:
             raise
         except SENDING_ERRORS as error:
-            return self._connection_error(step, error)
+            return self._connection_error(step, error, is_closed=http is not None and http.is_closed)
         return Reply(response.status_code, response.headers, response.content)
 
 

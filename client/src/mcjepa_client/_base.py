@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from numbers import Integral, Real
 from typing import Any
 
 import httpx2
@@ -62,6 +63,11 @@ _PROBE_INTERVAL = 0.25
 # resolver and the sockets refuse some names and ports in their own words.
 SENDING_ERRORS = (
     httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, OSError, UnicodeError, OverflowError,
+    RuntimeError,
+)  # fmt: skip
+# Of these, what another attempt cannot change.
+_HOPELESS = (
+    httpx2.InvalidURL, httpx2.LocalProtocolError, httpx2.UnsupportedProtocol, UnicodeError, OverflowError,
     RuntimeError,
 )  # fmt: skip
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # a token (RFC 9110, 5.6.2)
@@ -140,10 +146,14 @@ class BaseClient:
         if self._is_closed:
             raise ClientClosedError("the client is closed; make another one")
 
-    def _connection_error(self, step: Send, error: Exception) -> ConnectionFailedError:
+    def _connection_error(self, step: Send, error: Exception, is_closed: bool) -> ConnectionFailedError:
         """Return the error of a request that got no reply. Raises ClientClosedError if that is why."""
         if isinstance(error, RuntimeError):
             self._check_open()
+            if is_closed:
+                raise ClientClosedError(
+                    "http_client is closed; give another one to another client"
+                ) from error
         kind = RequestTimeoutError if isinstance(error, httpx2.TimeoutException) else ConnectionFailedError
         what = "broken reply" if isinstance(error, httpx2.DecodingError) else "no reply"
         reason = str(error) or type(error).__name__
@@ -288,7 +298,9 @@ def _as_error(outcome: Reply | ConnectionFailedError, request: Send) -> Connecti
 
 
 def _worth_retrying(error: ConnectionFailedError | StatusError) -> bool:
-    return isinstance(error, ConnectionFailedError) or error.status_code in RETRIED_STATUSES
+    if isinstance(error, ConnectionFailedError):
+        return not isinstance(error.__cause__, _HOPELESS)
+    return error.status_code in RETRIED_STATUSES
 
 
 def _join(parts: list[EmbedResult], indices: list[int | None], failed: list[McjepaError]) -> EmbedResult:
@@ -325,6 +337,8 @@ def _check_urls(urls: str | Sequence[str]) -> tuple[str, ...]:
 
 def _check_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """Return the headers as a dict. Raises InputError, without the value: it may be secret."""
+    if not isinstance(headers, Mapping):
+        raise InputError(f"headers: expected a mapping of names to values, got {type(headers).__name__}")
     for name, value in headers.items():
         if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
             raise InputError(f"headers: {name!r} is no name of a header")
@@ -355,12 +369,12 @@ def _check_url(url: str) -> str:
 
 
 def _check_timeout(timeout: float) -> float:
-    if not isinstance(timeout, int | float) or not 0 < timeout < float("inf"):
+    if not isinstance(timeout, Real) or not 0 < timeout < float("inf"):
         raise InputError(f"timeout: expected a positive number of seconds, got {timeout!r}")
     return timeout
 
 
 def _check_retries(max_retries: int) -> int:
-    if not isinstance(max_retries, int) or max_retries < 0:
+    if not isinstance(max_retries, Integral) or max_retries < 0:
         raise InputError(f"max_retries: expected a whole number of 0 or more, got {max_retries!r}")
     return max_retries

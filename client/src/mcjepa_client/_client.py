@@ -345,7 +345,7 @@ class Client(BaseClient):
         try:
             response = http.send(http.build_request(**self._arguments(step)))
         except SENDING_ERRORS as error:
-            return self._connection_error(step, error)
+            return self._connection_error(step, error, http.is_closed)
         return Reply(response.status_code, response.headers, response.content)
 
 
