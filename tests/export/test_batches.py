@@ -247,7 +247,8 @@ def test_a_share_of_known_motion_pairs_is_rendered(small_config, monkeypatch):
 
     def render(photos, number, size, max_motion, draws, config):
         made.append((number, size, max_motion, config))
-        return Pairs(*torch.zeros(2, 1, 3, *size, dtype=torch.uint8), torch.zeros(1, 2, *size))
+        img1, img2 = torch.zeros(2, 1, 3, *size, dtype=torch.uint8)
+        return Pairs(img1, img2, torch.zeros(1, 2, *size), torch.ones(1, 1, *size, dtype=torch.bool))
 
     monkeypatch.setattr("mcjepa.data.batches.render_pairs", render)
     stage = replace(small_config.train.stages[0], batch=8, video_batch=0)
