@@ -163,6 +163,12 @@ def test_many_images_are_split_by_the_servers_limit_and_joined_in_order(connect)
     assert result.usage == {"prompt_tokens": 8, "total_tokens": 8}
 
 
+def test_a_request_has_64_images_at_most_whatever_the_server_takes(connect):
+    answer, requests = embedding_server(images=1000)
+    assert len(connect(answer).embed([b"%04d" % n for n in range(130)])) == 130
+    assert [len(inputs(request)) for request in requests] == [64, 64, 2]
+
+
 def test_large_images_are_split_by_the_servers_body_limit(connect):
     answer, requests = embedding_server(size=20_000)
     images = [b"%04d" % n + bytes(4_000) for n in range(7)]

@@ -145,3 +145,8 @@ def test_cosines():
     expected = [[1, 0.5**0.5, -1, 0], [0.5**0.5, 1, -(0.5**0.5), 0], [-1, -(0.5**0.5), 1, 0], [0, 0, 0, 0]]
     assert cosine_similarity(rows) == pytest.approx(np.array(expected), abs=1e-6)
     assert np.array_equal(EmbedResult(rows).similarity(), cosine_similarity(rows))
+
+
+def test_rows_are_of_all_images_unless_some_were_skipped():
+    assert EmbedResult(np.eye(3, dtype=np.float32)).indices.tolist() == [0, 1, 2]
+    assert EmbedResult(np.eye(2, dtype=np.float32), indices=np.array([0, 2])).indices.tolist() == [0, 2]

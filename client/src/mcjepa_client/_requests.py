@@ -17,6 +17,8 @@ OnError = Literal["raise", "skip"]
 # JSON around each base64 image: quotes, comma, object. Generous; the limit is approached, never met.
 _ITEM_OVERHEAD = 64
 _BODY_OVERHEAD = 1024
+#: Images of one request to embed: the server takes more, but what fails is sent again as a whole.
+_MOST_IMAGES = 64
 _PART_OVERHEAD = 256  # headers of a part of a multipart body
 
 
@@ -131,7 +133,7 @@ class EmbedQueue:
         """
         batch: list[Encoded] = []
         size = _BODY_OVERHEAD
-        while len(batch) < limits.images and (item := self._next()) is not None:
+        while len(batch) < min(limits.images, _MOST_IMAGES) and (item := self._next()) is not None:
             size += len(item.base64) + _ITEM_OVERHEAD
             if batch and size > limits.body_bytes:
                 self._encoded.appendleft(item)

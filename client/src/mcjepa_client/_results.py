@@ -115,6 +115,10 @@ class EmbedResult:
     indices: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     failed: tuple[McjepaError, ...] = ()
 
+    def __post_init__(self) -> None:
+        if not len(self.indices):
+            object.__setattr__(self, "indices", np.arange(len(self.embeddings)))
+
     def __len__(self) -> int:
         return len(self.embeddings)
 
