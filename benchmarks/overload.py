@@ -126,8 +126,9 @@ async def ask(client: httpx2.AsyncClient, files: dict[str, Any], seen: Seen) -> 
 
 
 async def watch(server: ServerProcess, seen: Seen, stop: asyncio.Event) -> None:
-    """Health and memory, on a connection of its own."""
-    async with httpx2.AsyncClient(base_url=server.url, timeout=30) as client:
+    """Health and memory, on a connection of its own each time, as probes have."""
+    closing = {"Connection": "close"}
+    async with httpx2.AsyncClient(base_url=server.url, timeout=30, headers=closing) as client:
         while not stop.is_set():
             start = time.perf_counter()
             status = (await client.get("/healthz")).status_code

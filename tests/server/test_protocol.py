@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import socket
 from contextlib import asynccontextmanager
 
@@ -339,6 +340,23 @@ def test_a_large_reply_is_whole(large):
     _, _, body = run(scenario).partition(b"\r\n\r\n")
     assert body[:4] == b"PIEH"
     assert len(body) == 12 + 8 * 1000 * 800
+
+
+def test_a_connection_is_kept_after_a_large_reply(large):
+    """The caller has all of it before the server has finished with it."""
+
+    async def scenario(connect, _):
+        reader, writer = await connect()
+        sizes = []
+        for _ in range(3):
+            writer.write(post("/v1/flow?format=npz", large))
+            head = await reader.readuntil(b"\r\n\r\n")
+            size = int(re.search(rb"content-length: (\d+)", head)[1])
+            await reader.readexactly(size)
+            sizes.append(size)
+        return sizes
+
+    assert min(run(scenario)) > 8 * 1000 * 800
 
 
 def test_small_replies_that_are_not_read_end_the_connection():

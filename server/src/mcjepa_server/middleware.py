@@ -98,16 +98,16 @@ class RequestContext:
 
 
 def _pieces(message: Message) -> Iterator[Message]:
-    """A large body in parts, with an empty one at the end, for which the server waits until they are sent."""
+    """A large body in parts; the server waits before each until the ones before it are sent."""
     body = message.get("body", b"")
     if len(body) <= _PIECE:
         yield message
         return
     view = memoryview(body)
     for start in range(0, len(view), _PIECE):
-        yield {**message, "body": view[start : start + _PIECE], "more_body": True}
-    if not message.get("more_body", False):
-        yield {**message, "body": b""}
+        is_last = start + _PIECE >= len(view)
+        more = message.get("more_body", False) if is_last else True
+        yield {**message, "body": view[start : start + _PIECE], "more_body": more}
 
 
 def _identity(headers: Headers) -> dict[str, str]:

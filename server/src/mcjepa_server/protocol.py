@@ -92,7 +92,7 @@ class BoundedProtocol(HttpToolsProtocol):
     # httptools
 
     def on_message_begin(self) -> None:
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self.cycle is not None and not self._is_answered():
             self._is_deaf = True
             self.cycle.keep_alive = False
             raise _Stop
@@ -134,7 +134,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if self.transport.is_closing():
             self._time_the_reader()
-        elif not self._is_in_head:
+        elif self.cycle.response_complete and not self._is_in_head:
             self._wait()  # for the rest of a body that was answered early, which nobody reads
 
     def timeout_keep_alive_handler(self) -> None:
@@ -152,6 +152,12 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._parsed > self._most():
             self._refuse(self._too_large())
             raise _Stop
+
+    def _is_answered(self) -> bool:
+        """Whether all of the last reply is written. The application may have to say so yet."""
+        cycle = self.cycle
+        is_whole = cycle.chunked_encoding is False and cycle.expected_content_length == 0
+        return cycle.response_complete or (cycle.response_started and is_whole)
 
     def _most(self) -> int:
         """Bytes that may come besides the body."""

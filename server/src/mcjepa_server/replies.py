@@ -130,9 +130,8 @@ class Reply(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        for buffer in self._buffers:
-            await send({"type": "http.response.body", "body": buffer, "more_body": True})
-        await send({"type": "http.response.body"})
+        for left, buffer in zip(range(len(self._buffers) - 1, -1, -1), self._buffers, strict=True):
+            await send({"type": "http.response.body", "body": buffer, "more_body": left > 0})
 
 
 def flow_reply(body: Buffers, offer: Offer, stem: str, meta: Meta, timings: Timings) -> Response:
