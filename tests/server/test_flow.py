@@ -2,11 +2,12 @@
 
 import io
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
-from mcjepa_server.engines.fake import FakeEngine
+from mcjepa_server.engines.fake import FAKE_CONTRACT, FakeEngine
 
 
 def expected_flow(image):
@@ -185,6 +186,43 @@ def test_padding_repeats_the_edge_and_is_cropped(serve, encode):
     flow = read_flo(post(client, encode(image), encode(image)).content)
     assert engine.calls[-1] == (1, 2, 64, 64, 3)
     np.testing.assert_array_equal(flow, expected_flow(image))
+
+
+def test_small_frames_are_computed_larger(serve, encode):
+    engine = FakeEngine(replace(FAKE_CONTRACT, smallest_side=128))
+    client = serve(engine)
+    image = np.full((32, 48, 3), (160, 80, 0), np.uint8)
+    reply = post(client, encode(image), encode(image), "?format=npz&direction=both")
+    assert reply.headers["x-compute-size"] == "312x208"
+    assert engine.calls[-1] == (1, 2, 256, 320, 3)
+    for name in ("flow", "flow_backward"):
+        flow = np.load(io.BytesIO(reply.content))[name]
+        expected = np.array([10 * 48 / 312, -5 * 32 / 208], np.float32)
+        np.testing.assert_allclose(flow, np.broadcast_to(expected, (32, 48, 2)), rtol=1e-6)
+    data = encode(np.zeros((400, 600, 3), np.uint8))
+    assert post(client, data, data, "?max_side=64").headers["x-compute-size"] == "208x139"
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 4097), (4200, 16)])
+def test_a_strip_that_cannot_be_computed_right_is_refused(
+    serve, encode, picture, check_problem, height, width
+):
+    client = serve(FakeEngine(replace(FAKE_CONTRACT, smallest_side=128)))
+    data = encode(picture(height, width))
+    problem = check_problem(post(client, data, data), 422, "invalid_input")
+    assert problem["error"]["param"] == "frame1"
+    assert "256 times" in problem["detail"]
+    assert "max_compute_pixels" in problem["detail"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"max_compute_pixels": 2**15}, {"shape_buckets": ((128, 1024),)}],
+    ids=lambda s: next(iter(s)),
+)
+def test_settings_below_what_the_model_needs_are_named(serve, check_problem, settings):
+    client = serve(FakeEngine(replace(FAKE_CONTRACT, smallest_side=128)), **settings)
+    assert next(iter(settings)) in check_problem(client.get("/readyz"), 503, "not_ready")["detail"]
 
 
 def test_flow_alone_asks_the_engine_for_no_embeddings(serve, encode, picture):

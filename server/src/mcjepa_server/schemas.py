@@ -160,6 +160,7 @@ class ModelInfo(BaseModel):
     weights_sha256: str
     contract_version: str
     stride: int
+    smallest_side: int = Field(description="px; frames with a shorter side are computed larger.")
     embedding_size: int
     embed_image_size: int
     training_summary: str

@@ -70,6 +70,7 @@ def _model_info(contract: Contract) -> ModelInfo:
         weights_sha256=contract.weights_sha256,
         contract_version=CONTRACT_VERSION,
         stride=contract.stride,
+        smallest_side=contract.smallest_side,
         embedding_size=contract.embedding_size,
         embed_image_size=contract.embed_image_size,
         training_summary=contract.training_summary,
