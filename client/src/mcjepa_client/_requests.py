@@ -15,6 +15,8 @@ from mcjepa_client._steps import Send
 # JSON around each base64 image: quotes, comma, object. Generous; the limit is approached, never met.
 _ITEM_OVERHEAD = 64
 _BODY_OVERHEAD = 1024
+#: Images of one request to embed: the server takes more, but what fails is sent again as a whole.
+_MOST_IMAGES = 64
 _PART_OVERHEAD = 256  # headers of a part of a multipart body
 
 
@@ -99,7 +101,7 @@ def take_batch(images: list[ImageInput], start: int, limits: EmbedLimits) -> lis
     """
     batch: list[str] = []
     size = _BODY_OVERHEAD
-    for index in range(start, min(start + limits.images, len(images))):
+    for index in range(start, min(start + limits.images, start + _MOST_IMAGES, len(images))):
         item = base64.b64encode(encode_image(images[index], f"images[{index}]")).decode("ascii")
         size += len(item) + _ITEM_OVERHEAD
         if batch and size > limits.body_bytes:

@@ -135,7 +135,7 @@ class Settings(BaseSettings):
     max_buffered_bytes: int = Field(
         default=2**29, ge=1, description="Bytes of all bodies held at once; more get 429."
     )
-    max_parts: int = Field(default=128, ge=2, description="Parts of one multipart body.")
+    max_parts: int = Field(default=2112, ge=2, description="Parts of one multipart body.")
     decode_processes: int = Field(
         default=2,
         ge=0,
@@ -148,7 +148,7 @@ class Settings(BaseSettings):
         default=2**26, ge=256, description="Pixels of all frames of a request together."
     )
     max_frames: int = Field(default=32, ge=2, description="Frames of one /v1/analyze request.")
-    max_images: int = Field(default=64, ge=1, description="Images of one /v1/embeddings request.")
+    max_images: int = Field(default=2048, ge=1, description="Images of one /v1/embeddings request.")
     max_side: int = Field(
         default=1024,
         ge=64,
