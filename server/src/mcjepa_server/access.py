@@ -9,6 +9,7 @@ from mcjepa_server.errors import ApiError, Unauthorized
 from mcjepa_server.keys import KeyRing
 from mcjepa_server.problems import problem_response
 from mcjepa_server.ratelimit import RateLimit
+from mcjepa_server.root_path import route_path
 
 #: For whoever watches over the server or is about to learn how to call it. They tell nothing of anybody.
 OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json"})
@@ -25,7 +26,7 @@ class Access:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            if scope["type"] == "http" and not _is_open(scope["path"]):
+            if scope["type"] == "http" and not _is_open(route_path(scope)):
                 name = self._identify(Headers(scope=scope))
                 scope["state"]["api_key"] = name
                 if self._rate is not None:

@@ -35,6 +35,9 @@ class Settings(BaseSettings):
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    root_path: str = Field(
+        default="", description="Path prefix under which a proxy serves this server, as in /mcjepa."
+    )
     engine: EngineName = Field(
         default="auto",
         description="What runs the models; auto is triton where Triton's address is given, else onnxruntime.",
@@ -176,6 +179,14 @@ class Settings(BaseSettings):
     @property
     def uses_triton(self) -> bool:
         return self.engine == "triton" or (self.engine == "auto" and bool(self.triton_urls))
+
+    @field_validator("root_path")
+    @classmethod
+    def _prefix(cls, value: str) -> str:
+        value = value.rstrip("/")
+        if not re.fullmatch(r"(/[\w.~-]+)*", value, re.ASCII) or {".", ".."} & set(value.split("/")):
+            raise ValueError(f"{value!r} is not a path prefix, as in /mcjepa")
+        return value
 
     @field_validator("shape_buckets", mode="before")
     @classmethod

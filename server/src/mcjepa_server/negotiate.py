@@ -44,7 +44,7 @@ def _list(offers: Sequence[Offer]) -> str:
 
 
 def _parse_accept(accept: str) -> list[tuple[str, float]]:
-    """Return the media ranges with their q, but for those whose q is no weight; other parameters are ignored."""
+    """Return the media ranges with their q, but for those whose q is no weight. Ignores other parameters."""
     ranges = []
     for item in accept.split(","):
         media, *parameters = (part.strip() for part in item.split(";"))

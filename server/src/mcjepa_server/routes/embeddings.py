@@ -39,7 +39,7 @@ router = APIRouter(tags=["inference"])
 FIELDS = ("model", "encoding_format", "dimensions")
 
 _FEW = 64  # images, whose reply takes a millisecond to encode
-#: Bytes of JSON that are parsed whatever they hold: in milliseconds, into some dozen times the memory at most.
+#: Bytes of JSON that are parsed whatever they hold: in milliseconds, into some dozen times the memory.
 _SMALL_BODY = 2**20
 _VALUES_AN_IMAGE, _OTHER_VALUES = 4, 4096
 _SCANNED = 2**16  # bytes between two looks at the limit

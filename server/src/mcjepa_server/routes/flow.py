@@ -39,7 +39,7 @@ class FlowQuery(BaseModel):
 
     direction: Literal["forward", "backward", "both"] = Field(
         "forward",
-        description="forward: where frame 1 went in frame 2; backward: the reverse; both: format=npz or json.",
+        description="forward: where frame 1 went in frame 2; backward: the reverse; both: as npz or json.",
     )
     occlusion: bool = Field(
         False,

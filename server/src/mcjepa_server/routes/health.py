@@ -15,11 +15,13 @@ router = APIRouter(tags=["operation"])
 
 
 @router.get("/healthz", summary="The process answers")
+@router.head("/healthz", include_in_schema=False)
 async def healthz() -> Health:
     return Health(status="ok")
 
 
 @router.get("/readyz", summary="Inference works", responses=documented(NotReady))
+@router.head("/readyz", include_in_schema=False)
 async def readyz(service: ServiceDep) -> Health:
     """200 only after a canary inference gave a finite answer of the right shape, and none failed since; else
     503 with the reason. An idle server repeats the canary, so that an engine that hangs is found."""
@@ -29,5 +31,6 @@ async def readyz(service: ServiceDep) -> Health:
 
 
 @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+@router.head("/metrics", include_in_schema=False)
 async def metrics(service: ServiceDep) -> Response:
     return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
