@@ -29,8 +29,8 @@ class TritonPythonModel:
     def execute(self, requests: list[Any]) -> list[Any]:
         """Return one response for each request, in order.
 
-        A request that was cancelled meanwhile, or whose frames have a size that the model does not take, is not
-        computed, and the others of its batch are.
+        A request that was cancelled meanwhile, or whose frames have a size that the model does not take, is
+        not computed; the others of its batch are.
         """
         refused = [self._refuse(request) for request in requests]
         live = [request for request, refusal in zip(requests, refused, strict=True) if refusal is None]
