@@ -28,6 +28,10 @@ def _auto_triton(data: dict[str, Any]) -> bool:
     return data.get("engine") == "auto" and bool(data.get("triton_urls"))
 
 
+#: First segments of the server's own paths: below them nobody could tell whether a prefix was cut off.
+_OWN_PATHS = [[name] for name in ("v1", "static", "docs", "openapi.json", "healthz", "readyz", "metrics")]
+
+
 class Settings(BaseSettings):
     """Everything an operator can set. The limits are published at ``/v1/info``."""
 
@@ -186,6 +190,8 @@ class Settings(BaseSettings):
         value = value.rstrip("/")
         if not re.fullmatch(r"(/[\w.~-]+)*", value, re.ASCII) or {".", ".."} & set(value.split("/")):
             raise ValueError(f"{value!r} is not a path prefix, as in /mcjepa")
+        if value.split("/")[1:2] in _OWN_PATHS:
+            raise ValueError(f"{value!r} begins like a path of this server; choose another prefix")
         return value
 
     @field_validator("shape_buckets", mode="before")

@@ -50,7 +50,8 @@ class FlowQuery(BaseModel):
         None,
         ge=64,
         le=8192,
-        description="Compute at most at this longer side; the pixel budget of /v1/info holds besides.",
+        description="Compute at most at this longer side; the pixel budget of /v1/info holds besides. Small "
+        "frames and strips are computed larger, as X-Compute-Size tells.",
     )
     max_flow: float | None = Field(
         None,
