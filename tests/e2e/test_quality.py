@@ -2,6 +2,7 @@
 
 import asyncio
 
+import cv2
 import numpy as np
 import onnxruntime as ort
 import pytest
@@ -31,6 +32,51 @@ def test_the_flow_of_a_shifted_frame_is_the_shift(client, frames, dx, dy):
     second = image[16 - dy : image.shape[0] - 16 - dy, 16 - dx : image.shape[1] - 16 - dx]
     flow = client.flow(np.ascontiguousarray(first), np.ascontiguousarray(second)).flow
     assert np.median(np.linalg.norm(flow - (dx, dy), axis=2)) < 1.5
+
+
+@pytest.fixture(scope="module")
+def moved_texture():
+    """Two frames of (height, width) px of a texture of several scales that moves by (dx, dy) px."""
+
+    def make(height, width, dx, dy):
+        rng = np.random.default_rng(0)
+        texture = np.zeros((height + 8, width + 8, 3), np.float32)
+        for step in (2, 4, 8, 16, 32):
+            noise = rng.normal(size=((height + 8) // step + 3, (width + 8) // step + 3, 3)).astype(np.float32)
+            size = (width + 8 + 2 * step, height + 8 + 2 * step)
+            texture += cv2.resize(noise, size, interpolation=cv2.INTER_CUBIC)[step:-step, step:-step]
+        texture = (texture / texture.std() * 50 + 128).clip(0, 255).astype(np.uint8)
+        return [
+            np.ascontiguousarray(texture[4 - y : 4 - y + height, 4 - x : 4 - x + width])
+            for x, y in ((0, 0), (dx, dy))
+        ]
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "max_side"),
+    [
+        (16, 16, None),
+        (31, 33, None),
+        (64, 64, None),
+        (64, 64, 64),
+        (100, 127, None),
+        (512, 64, None),
+        (64, 512, 128),
+        (512, 16, None),
+        (16, 1000, 256),
+        (256, 256, 64),
+    ],
+)
+def test_the_flow_is_right_at_any_size(client, moved_texture, height, width, max_side):
+    img1, img2 = moved_texture(height, width, 3, 0)
+    found = client.flow(img1, img2, direction="both", max_side=max_side)
+    for flow, motion in ((found.flow, (3, 0)), (found.backward, (-3, 0))):
+        assert np.linalg.norm(flow[4:-4, 4:-4] - motion, axis=2).mean() < 0.6
+    clip = client.analyze([img1, img2, img1], max_side=max_side)
+    for flow, motion in zip(clip.flows, [(3, 0), (-3, 0)], strict=True):
+        assert np.linalg.norm(flow[4:-4, 4:-4] - motion, axis=2).mean() < 0.6
 
 
 def test_nothing_moves_between_equal_frames(client, frames):

@@ -1,12 +1,19 @@
 """POST /v1/embeddings: OpenAI's shape, multipart, and what is refused."""
 
+import asyncio
 import base64
+import json
 
+import httpx2
 import numpy as np
 import openai
 import pytest
+from mcjepa_server import Settings, create_app
 from mcjepa_server.engines.fake import FakeEngine
+from mcjepa_server.errors import InvalidInput, MalformedRequest
+from mcjepa_server.routes.embeddings import parse_request
 from mcjepa_server.scaling import resize_square
+from mcjepa_server.schemas import EmbeddingRequest
 
 
 def as_uri(data):
@@ -159,6 +166,120 @@ def test_too_many_images(serve, check_problem, uris):
         serve(max_images=2).post("/v1/embeddings", json={"input": uris}), 422, "invalid_input"
     )
     assert "3 images; the limit is 2 (max_images)" in problem["detail"]
+
+
+@pytest.mark.parametrize("item", ['"aGk="', '""', "1", "[]", "{}", "null", '{"image": "aGk="}'])
+def test_items_are_counted_before_they_are_looked_at(client, check_problem, monkeypatch, item):
+    monkeypatch.setattr(EmbeddingRequest, "model_validate", None)
+    body = '{"input": [' + ", ".join([item] * 20_000) + "]}"
+    reply = client.post("/v1/embeddings", content=body, headers={"Content-Type": "application/json"})
+    problem = check_problem(reply, 422, "invalid_input")
+    assert problem["error"]["param"] == "input"
+    assert "20000 images; the limit is 2048 (max_images)" in problem["detail"]
+
+
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [
+        (b'{"input": [' + b"1," * 10**6 + b"1]}", InvalidInput),
+        (b'{"input": "aGk=", ' + b'"a":1,' * 10**6 + b'"b":1}', InvalidInput),
+        (b"[" * 2 * 10**6, MalformedRequest),
+        (b'{"a":' * 10**6, MalformedRequest),
+    ],
+    ids=["items", "members", "lists", "objects"],
+)
+def test_large_bodies_of_many_values_are_not_parsed(monkeypatch, data, error):
+    monkeypatch.setattr(json, "loads", None)
+    with pytest.raises(error):
+        parse_request(data, 64)
+
+
+def test_a_large_body_of_as_many_images_as_may_be_is_parsed():
+    uri = "data:image/png;base64," + "a" * 30_000
+    data = json.dumps({"input": [{"image": uri}] * 64, "model": None}).encode()
+    assert parse_request(data, 64).items == [uri] * 64
+
+
+@pytest.mark.parametrize("send_as", ["json", "multipart"])
+def test_many_images_come_back_in_order(client, encode, send_as):
+    files = [encode(np.full((16, 16, 3), shade, np.uint8)) for shade in range(1, 201)]
+    if send_as == "json":
+        reply = client.post("/v1/embeddings", json={"input": [as_uri(data) for data in files]})
+    else:
+        reply = client.post("/v1/embeddings", files=[("images", ("x.png", data)) for data in files])
+    assert reply.headers["content-type"] == "application/json"
+    body = reply.json()
+    assert body["usage"]["total_tokens"] == 200
+    assert [item["index"] for item in body["data"]] == list(range(200))
+    for shade, item in enumerate(body["data"], start=1):
+        image = np.full((16, 16, 3), shade, np.uint8)
+        np.testing.assert_allclose(item["embedding"], expected_embedding(image), rtol=1e-5)
+
+
+def test_a_request_of_many_images_leaves_room_for_others(encode):
+    """Its cost in the queue is that of one part, and whoever waits has the next turn of the engine."""
+    one = as_uri(encode(np.full((16, 16, 3), 9, np.uint8)))
+
+    class Waiting(FakeEngine):
+        async def infer_embed(self, images):
+            while len(self.calls) == len(before) and not app.state.service.admission.waiting:
+                await asyncio.sleep(0)  # the first batch ends when the other request waits
+            return await super().infer_embed(images)
+
+    engine = Waiting()
+    before = [None] * 99
+    app = create_app(Settings(max_concurrency=1, max_queue_pixels=40 * 32 * 32), engine)
+
+    async def ask():
+        nonlocal before
+        transport = httpx2.ASGITransport(app)
+        async with (
+            app.router.lifespan_context(app),
+            httpx2.AsyncClient(transport=transport, base_url="http://testserver") as client,
+        ):
+            before = list(engine.calls)
+            many = asyncio.create_task(client.post("/v1/embeddings", json={"input": [one] * 100}))
+            while not app.state.service.admission.pixels:
+                await asyncio.sleep(0)
+            few = await client.post("/v1/embeddings", json={"input": one})
+            return few.status_code, (await many).status_code
+
+    assert asyncio.run(ask()) == (200, 200)
+    sizes = [shape[0] for shape in engine.calls[len(before) :]]
+    assert 1 in sizes[:2]
+    assert sum(sizes) == 101
+
+
+def test_the_deadline_holds_between_the_parts(serve, check_problem, encode):
+    class Hanging(FakeEngine):
+        async def infer_embed(self, images):
+            if len(self.calls) > 12:
+                await asyncio.Event().wait()
+            return await super().infer_embed(images)
+
+    one = as_uri(encode(np.full((16, 16, 3), 9, np.uint8)))
+    reply = serve(Hanging()).post(
+        "/v1/embeddings", json={"input": [one] * 100}, headers={"X-Request-Timeout": "0.5"}
+    )
+    check_problem(reply, 504, "deadline_exceeded")
+
+
+@pytest.mark.parametrize("name", ["model", "encoding_format", "dimensions", "modality", "input_type", "user"])
+def test_null_is_the_default(client, uris, name):
+    expected = client.post("/v1/embeddings", json={"input": uris}).json()
+    assert client.post("/v1/embeddings", json={"input": uris, name: None}).json() == expected
+
+
+def test_what_other_clients_send_is_ignored(client, uris):
+    extra = {"user": "me", "input_type": "passage", "modality": "image"}
+    assert client.post("/v1/embeddings", json={"input": uris, **extra}).status_code == 200
+
+
+@pytest.mark.parametrize("tokens", [[1, 2, 3], [[1, 2], [3]]])
+def test_token_ids_are_refused_as_such(client, check_problem, tokens):
+    problem = check_problem(client.post("/v1/embeddings", json={"input": tokens}), 422, "invalid_input")
+    assert problem["error"]["param"] == "input"
+    assert "token" in problem["detail"]
 
 
 def test_multipart_without_images(client, check_problem):

@@ -2,11 +2,12 @@
 
 import io
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
-from mcjepa_server.engines.fake import FakeEngine
+from mcjepa_server.engines.fake import FAKE_CONTRACT, FakeEngine
 
 
 def expected_flow(image):
@@ -68,10 +69,9 @@ def test_npy(client, frames):
     np.testing.assert_array_equal(np.load(io.BytesIO(reply.content)), expected_flow(img1))
 
 
-@pytest.mark.parametrize("query", ["?format=npy&dtype=float16", "?dtype=float16"])
-def test_npy_in_half_the_bytes(client, frames, query):
+def test_npy_in_half_the_bytes(client, frames):
     img1, _, data1, data2 = frames
-    reply = post(client, data1, data2, query)
+    reply = post(client, data1, data2, "?format=npy&dtype=float16")
     flow = np.load(io.BytesIO(reply.content))
     assert flow.dtype == np.float16
     np.testing.assert_array_equal(flow, expected_flow(img1).astype(np.float16))
@@ -79,12 +79,16 @@ def test_npy_in_half_the_bytes(client, frames, query):
 
 def test_npz_in_half_the_bytes(client, frames):
     _, img2, data1, data2 = frames
-    arrays = np.load(io.BytesIO(post(client, data1, data2, "?dtype=float16&direction=both").content))
+    arrays = np.load(
+        io.BytesIO(post(client, data1, data2, "?format=npz&dtype=float16&direction=both").content)
+    )
     assert arrays["flow"].dtype == arrays["flow_backward"].dtype == np.float16
     np.testing.assert_array_equal(arrays["flow_backward"], expected_flow(img2).astype(np.float16))
 
 
-@pytest.mark.parametrize("query", ["?dtype=float16&format=flo", "?dtype=float16&format=json"])
+@pytest.mark.parametrize(
+    "query", ["?dtype=float16", "?dtype=float16&format=flo", "?dtype=float16&format=json"]
+)
 def test_other_formats_hold_no_float16(client, frames, query, check_problem):
     *_, data1, data2 = frames
     problem = check_problem(post(client, data1, data2, query), 422, "invalid_input")
@@ -128,11 +132,23 @@ def test_occlusion_alone_returns_no_backward_flow(client, frames):
 
 
 @pytest.mark.parametrize("query", ["direction=both", "occlusion=true"])
-def test_several_fields_need_a_format_that_holds_them(client, pair, check_problem, query):
-    body = check_problem(client.post(f"/v1/flow?{query}&format=flo", files=pair), 422, "invalid_input")
-    assert "npz or json" in body["detail"]
+@pytest.mark.parametrize("accept", ["*/*", "", "application/*", "application/x-flo"])
+@pytest.mark.parametrize("wanted", ["", "&format=flo", "&format=png"])
+def test_several_fields_need_a_format_that_holds_them(client, pair, check_problem, query, accept, wanted):
+    """The default stays flo: `curl -o flow.flo` would keep anything else under that name."""
+    reply = client.post(f"/v1/flow?{query}{wanted}", files=pair, headers={"Accept": accept})
+    body = check_problem(reply, 422, "invalid_input")
+    assert "format=npz" in body["detail"]
     assert body["error"]["param"] == "format"
-    reply = client.post(f"/v1/flow?{query}", files=pair)
+
+
+@pytest.mark.parametrize(
+    "asked", [{"params": {"format": "npz"}}, {"headers": {"Accept": "application/x-npz"}}]
+)
+def test_several_fields_in_a_format_that_holds_them(client, pair, asked):
+    reply = client.post(
+        "/v1/flow", files=pair, **{**asked, "params": {"direction": "both", **asked.get("params", {})}}
+    )
     assert reply.headers["content-type"] == "application/x-npz"
 
 
@@ -146,13 +162,28 @@ def test_several_fields_need_a_format_that_holds_them(client, pair, check_proble
         ("application/json;q=0.5, application/x-npz", "application/x-npz"),
         ("application/x-flo;q=0, */*;q=0.1", "application/x-npy"),
         ("text/html, application/json;q=0.2", "application/json"),
-        ("application/json;q=high, image/png;q=2;v=1, ,", "image/png"),
+        ("application/json;q=high, image/png;q=1.000;v=1, ,", "image/png"),
+        ("image/png;q=nan, application/json;q=0.1", "application/json"),
+        ("image/png;q=inf, */*;q=0.5", "application/x-flo"),
     ],
 )
 def test_accept(client, pair, accept, content_type):
     reply = client.post("/v1/flow", files=pair, headers={"Accept": accept})
     assert reply.headers["content-type"] == content_type
     assert reply.headers["vary"] == "Accept"
+
+
+@pytest.mark.parametrize(
+    "q", ["nan", "inf", "-1", "-0", "2", "1.001", "0.1234", "1e-1", ".5", "+1", "", "high", "1_0"]
+)
+def test_a_media_range_whose_weight_is_none_is_ignored(client, pair, check_problem, q):
+    check_problem(
+        client.post("/v1/flow", files=pair, headers={"Accept": f"image/png;q={q}"}), 406, "not_acceptable"
+    )
+    reply = client.post(
+        "/v1/flow", files=pair, headers={"Accept": f"image/png; Q={q}, application/json;q=0.001"}
+    )
+    assert reply.headers["content-type"] == "application/json"
 
 
 def test_format_goes_before_accept(client, pair):
@@ -185,6 +216,43 @@ def test_padding_repeats_the_edge_and_is_cropped(serve, encode):
     flow = read_flo(post(client, encode(image), encode(image)).content)
     assert engine.calls[-1] == (1, 2, 64, 64, 3)
     np.testing.assert_array_equal(flow, expected_flow(image))
+
+
+def test_small_frames_are_computed_larger(serve, encode):
+    engine = FakeEngine(replace(FAKE_CONTRACT, smallest_side=128))
+    client = serve(engine)
+    image = np.full((32, 48, 3), (160, 80, 0), np.uint8)
+    reply = post(client, encode(image), encode(image), "?format=npz&direction=both")
+    assert reply.headers["x-compute-size"] == "312x208"
+    assert engine.calls[-1] == (1, 2, 256, 320, 3)
+    for name in ("flow", "flow_backward"):
+        flow = np.load(io.BytesIO(reply.content))[name]
+        expected = np.array([10 * 48 / 312, -5 * 32 / 208], np.float32)
+        np.testing.assert_allclose(flow, np.broadcast_to(expected, (32, 48, 2)), rtol=1e-6)
+    data = encode(np.zeros((400, 600, 3), np.uint8))
+    assert post(client, data, data, "?max_side=64").headers["x-compute-size"] == "208x139"
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 4097), (4200, 16)])
+def test_a_strip_that_cannot_be_computed_right_is_refused(
+    serve, encode, picture, check_problem, height, width
+):
+    client = serve(FakeEngine(replace(FAKE_CONTRACT, smallest_side=128)))
+    data = encode(picture(height, width))
+    problem = check_problem(post(client, data, data), 422, "invalid_input")
+    assert problem["error"]["param"] == "frame1"
+    assert "256 times" in problem["detail"]
+    assert "max_compute_pixels" in problem["detail"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"max_compute_pixels": 2**15}, {"shape_buckets": ((128, 1024),)}],
+    ids=lambda s: next(iter(s)),
+)
+def test_settings_below_what_the_model_needs_are_named(serve, check_problem, settings):
+    client = serve(FakeEngine(replace(FAKE_CONTRACT, smallest_side=128)), **settings)
+    assert next(iter(settings)) in check_problem(client.get("/readyz"), 503, "not_ready")["detail"]
 
 
 def test_flow_alone_asks_the_engine_for_no_embeddings(serve, encode, picture):

@@ -2,27 +2,43 @@
 
 import numpy as np
 import pytest
-from mcjepa_server.geometry import Geometry, Padding, plan_geometry, split_clip
+from mcjepa_server.errors import InvalidInput
+from mcjepa_server.geometry import Geometry, Padding, max_aspect, plan_geometry, split_clip
 from mcjepa_server.scaling import pack_clip, resize_square, unpack_flow
 
 STRIDE = Padding(64)
 BUCKETS = Padding(64, ((1024, 448), (640, 384), (1024, 576)), 0.25)
-SIZES = [(16, 16), (17, 33), (64, 64), (65, 64), (1920, 1080), (1080, 1920), (16, 20000), (8000, 8000)]
+SIZES = [(16, 16), (17, 33), (64, 64), (65, 64), (127, 128), (129, 128), (1920, 1080), (1080, 1920)]
+STRIPS = [(16, 250), (512, 16), (16, 4096), (64, 512), (8000, 500)]
 
 
-@pytest.mark.parametrize(("width", "height"), SIZES)
-@pytest.mark.parametrize("max_side", [64, 500, 4096])
-@pytest.mark.parametrize("max_pixels", [4096, 2**20])
+@pytest.mark.parametrize(("width", "height"), [*SIZES, *STRIPS, (8000, 8000)])
+@pytest.mark.parametrize("max_side", [64, 208, 500, 4096])
+@pytest.mark.parametrize("max_pixels", [2**16, 2**20])
 def test_plan_respects_every_bound(width, height, max_side, max_pixels):
+    shorter, longer = sorted((width, height))
+    if longer > shorter * max_aspect(128, max_pixels):
+        with pytest.raises(InvalidInput):
+            plan_geometry(width, height, STRIDE, max_side, max_pixels)
+        return
     plan = plan_geometry(width, height, STRIDE, max_side, max_pixels)
-    assert 16 <= plan.scaled_width <= width
-    assert 16 <= plan.scaled_height <= height
-    assert max(plan.scaled_width, plan.scaled_height) <= max_side
-    # Sizes are rounded to whole px, and a strip is never made thinner than 16 px.
-    assert plan.scaled_width * plan.scaled_height <= max(max_pixels * 1.02, 16 * max_side)
+    assert min(plan.scaled_width, plan.scaled_height) >= 128
+    assert max(plan.scaled_width, plan.scaled_height) <= max(max_side, 208, 32 * longer / shorter + 0.5)
+    assert plan.scaled_width * plan.scaled_height <= max_pixels * 1.02  # sizes are rounded to whole px
+    across, along = sorted(plan.ratio)
+    assert along <= across * 4.1  # so much a strip is stretched at most
     for scaled, padded in ((plan.scaled_width, plan.padded_width), (plan.scaled_height, plan.padded_height)):
         assert padded % 64 == 0
-        assert scaled <= padded < scaled + 64
+        assert scaled <= padded
+        assert padded == 192 or 192 < padded < scaled + 64
+
+
+@pytest.mark.parametrize(
+    ("size", "scaled"), [((16, 16), (208, 208)), ((48, 32), (312, 208)), ((64, 512), (128, 1024))]
+)
+def test_a_small_frame_is_scaled_up(size, scaled):
+    plan = plan_geometry(*size, STRIDE, 1024, 2**20)
+    assert (plan.scaled_width, plan.scaled_height) == scaled
 
 
 @pytest.mark.parametrize(
@@ -45,25 +61,25 @@ def test_a_bucket_is_taken_within_the_bound(size, padded):
 
 
 def test_frames_within_the_budget_are_not_touched():
-    plan = plan_geometry(100, 50, STRIDE, 100, 5000)
+    plan = plan_geometry(500, 130, STRIDE, 500, 65000)
     assert not plan.is_scaled
     assert plan.ratio == (1, 1)
 
 
 def test_pack_repeats_the_last_row_and_column():
     rng = np.random.default_rng(0)
-    frame = rng.integers(0, 256, (33, 17, 3), np.uint8)
-    clip = pack_clip([frame, frame[::-1]], plan_geometry(17, 33, STRIDE, 1024, 2**20))
-    assert clip.shape == (1, 2, 64, 64, 3)
-    np.testing.assert_array_equal(clip[0, 0], np.pad(frame, ((0, 31), (0, 47), (0, 0)), mode="edge"))
-    np.testing.assert_array_equal(clip[0, 1, :33, :17], frame[::-1])
+    frame = rng.integers(0, 256, (133, 197, 3), np.uint8)
+    clip = pack_clip([frame, frame[::-1]], plan_geometry(197, 133, STRIDE, 1024, 2**20))
+    assert clip.shape == (1, 2, 192, 256, 3)
+    np.testing.assert_array_equal(clip[0, 0], np.pad(frame, ((0, 59), (0, 59), (0, 0)), mode="edge"))
+    np.testing.assert_array_equal(clip[0, 1, :133, :197], frame[::-1])
 
 
 def test_unpack_of_an_unscaled_flow_crops_only():
     rng = np.random.default_rng(0)
-    raw = rng.normal(size=(3, 2, 64, 128)).astype(np.float32)
-    flows = unpack_flow(raw, plan_geometry(100, 33, STRIDE, 1024, 2**20))
-    np.testing.assert_array_equal(flows, raw[:, :, :33, :100].transpose(0, 2, 3, 1))
+    raw = rng.normal(size=(3, 2, 192, 256)).astype(np.float32)
+    flows = unpack_flow(raw, plan_geometry(200, 133, STRIDE, 1024, 2**20))
+    np.testing.assert_array_equal(flows, raw[:, :, :133, :200].transpose(0, 2, 3, 1))
     assert flows.flags.c_contiguous
 
 

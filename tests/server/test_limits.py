@@ -220,3 +220,16 @@ def test_an_empty_part(client, pair, check_problem):
     pair["frame2"] = ("2.png", b"")
     body = check_problem(client.post("/v1/flow", files=pair), 400, "undecodable_image")
     assert body["detail"] == "frame2 is empty"
+
+
+@pytest.mark.parametrize("path", ["/v1/flow", "/v1/analyze", "/v1/embeddings"])
+@pytest.mark.parametrize("kind", ["application/json", "multipart/form-data; boundary=x"])
+@pytest.mark.parametrize("encoding", ["gzip", "GZIP", "br", "gzip, identity", "x-unknown"])
+def test_a_compressed_body_is_refused_by_name(client, check_problem, path, kind, encoding):
+    headers = {"Content-Type": kind, "Content-Encoding": encoding}
+    problem = check_problem(client.post(path, content=b"x", headers=headers), 415, "unsupported_media_type")
+    assert problem["error"]["param"] == "Content-Encoding"
+
+
+def test_identity_is_no_compression(client, pair):
+    assert client.post("/v1/flow", files=pair, headers={"Content-Encoding": "identity"}).status_code == 200

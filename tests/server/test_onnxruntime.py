@@ -59,7 +59,7 @@ def test_a_failure_inside_is_an_engine_error(engine):
 
 
 def test_served_over_http(repository, encode, picture):
-    image = picture(33, 100)
+    image = picture(133, 300)
     data = encode(image)
     settings = Settings(model_repository=repository, intra_op_threads=1, engine="onnxruntime")
     with TestClient(create_app(settings)) as client:
@@ -68,7 +68,7 @@ def test_served_over_http(repository, encode, picture):
         assert info["engine"] == "onnxruntime"
         assert info["model"]["weights_sha256"] == "ab" * 32
         reply = client.post("/v1/flow", files={"frame1": ("1", data), "frame2": ("2", data)})
-        flow = np.frombuffer(reply.content, "<f4", offset=12).reshape(33, 100, 2)
+        flow = np.frombuffer(reply.content, "<f4", offset=12).reshape(133, 300, 2)
         np.testing.assert_array_equal(flow, image[..., :2] * np.array([1 / 16, -1 / 16], np.float32))
         vector = client.post("/v1/embeddings", files={"images": ("1", data)}).json()["data"][0]["embedding"]
         assert np.linalg.norm(vector) == pytest.approx(1)

@@ -5,6 +5,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
+from mcjepa_server.engines.fake import FakeEngine
 
 STATIC = Path(str(files("mcjepa_server"))) / "static"
 NAMES = sorted(path.relative_to(STATIC).as_posix() for path in STATIC.rglob("*") if path.is_file())
@@ -90,3 +91,54 @@ def test_metrics_know_the_files_as_one_path(client):
 
 def test_the_page_weighs_under_150_kb_with_its_samples():
     assert sum((STATIC / name).stat().st_size for name in NAMES) < 150_000
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/healthz",
+        "/readyz",
+        "/metrics",
+        "/docs",
+        "/openapi.json",
+        "/v1/info",
+        "/v1/models",
+        "/v1/models/mcjepa_embed",
+    ],
+)
+def test_head_is_answered_as_get(client, path):
+    reply, expected = client.head(path), client.get(path)
+    assert reply.status_code == expected.status_code == 200
+    assert reply.headers["content-type"] == expected.headers["content-type"]
+    assert "content-length" in reply.headers
+    assert not [
+        path for path, methods in client.get("/openapi.json").json()["paths"].items() if "head" in methods
+    ]
+
+
+def test_head_of_what_is_not_ready_or_not_there(serve):
+    client = serve(FakeEngine(fault="fail"))
+    assert client.head("/readyz").status_code == client.get("/readyz").status_code == 503
+    assert client.head("/v1/models/none").status_code == 404
+    assert client.head("/v1/flow").status_code == 405
+
+
+def test_the_documentation_has_all_its_files_from_here(client):
+    page = client.get("/docs")
+    names = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert len(names) == 3
+    for name in names:
+        assert not re.search(r"^/|:", name)
+        reply = client.get(f"/{name}")
+        assert reply.status_code == 200
+        assert reply.headers["content-type"].split("/")[0] in ("text", "image")
+        assert len(reply.content) > 100
+    assert not re.search(r"https?:", page.headers["content-security-policy"])
+    assert not re.search(r"https?://", page.text)
+
+
+@pytest.mark.parametrize(
+    "path", ["/static/swagger/", "/static/swagger/__init__.py", "/static/swagger/..%2fmain.py"]
+)
+def test_nothing_else_of_the_package_is_served(client, check_problem, path):
+    check_problem(client.get(path), 404, "not_found")

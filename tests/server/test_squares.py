@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+from contextlib import aclosing
 
 import cv2
 import numpy as np
@@ -11,7 +12,7 @@ from mcjepa_server.accepted import PixelBudget
 from mcjepa_server.errors import UndecodableImage
 from mcjepa_server.images import decode_image
 from mcjepa_server.scaling import resize_square
-from mcjepa_server.squares import MOST_A_CALL, squares
+from mcjepa_server.squares import MOST_A_CALL, square_batches
 
 SIDE = 32
 CRASHES = b"the decoder breaks down on this"
@@ -30,8 +31,11 @@ class Decoders:
         return function(files, *args)
 
 
-def decode(images, decoders):
-    return asyncio.run(squares(images, 10**6, SIDE, decoders))
+def decode(images, decoders, size=64):
+    async def batches():
+        return [batch async for batch in square_batches(images, size, 10**6, SIDE, decoders)]
+
+    return np.concatenate(asyncio.run(batches()))
 
 
 @pytest.fixture
@@ -59,6 +63,18 @@ def test_each_process_has_an_equal_share(files, count, calls):
     decoders = Decoders()
     assert len(decode(named(files[:count]), decoders)) == count
     assert decoders.calls == calls
+
+
+def test_batches_are_full_in_order_and_few_are_decoded_ahead(files):
+    decoders = Decoders()
+
+    async def first_of(size):
+        async with aclosing(square_batches(named(files), size, 10**6, SIDE, decoders)) as batches:
+            return await anext(batches)
+
+    np.testing.assert_array_equal(asyncio.run(first_of(5)), [expected(data) for data in files[:5]])
+    assert sum(decoders.calls) <= 5 + 2 * 3  # the batch, and the calls that were begun meanwhile
+    np.testing.assert_array_equal(decode(named(files), decoders, 5), decode(named(files), Decoders()))
 
 
 def test_base64_is_decoded_first(files):

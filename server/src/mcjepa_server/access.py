@@ -9,6 +9,7 @@ from mcjepa_server.errors import ApiError, Forbidden, Unauthorized
 from mcjepa_server.keys import Key, KeyRing, today
 from mcjepa_server.problems import problem_response
 from mcjepa_server.ratelimit import RateLimit
+from mcjepa_server.root_path import route_path
 
 #: For whoever watches over the server or is about to learn how to call it. They tell nothing of anybody.
 OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json"})
@@ -26,11 +27,11 @@ class Access:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            if scope["type"] == "http" and not _is_open(scope["path"]):
+            if scope["type"] == "http" and not _is_open(path := route_path(scope)):
                 key = self._identify(Headers(scope=scope))
                 scope["state"]["api_key"] = key.name
                 if key.scope == "metrics":
-                    if scope["path"] != METRICS_PATH:
+                    if path != METRICS_PATH:
                         raise Forbidden(f"the API key {key.name} is for {METRICS_PATH} alone")
                 elif self._rate is not None:
                     self._rate.take(key.name)

@@ -18,6 +18,7 @@ from mcjepa_server.keys import KeyRing
 from mcjepa_server.middleware import RequestContext
 from mcjepa_server.problems import add_handlers
 from mcjepa_server.replies import FLOW_HEADERS
+from mcjepa_server.root_path import RootPath
 from mcjepa_server.routes import analyze, docs, embeddings, flow, health, models, page
 from mcjepa_server.schemas import AnalyzeSummary, EmbeddingRequest, FlowSummary, Problem
 from mcjepa_server.security import SecurityHeaders
@@ -70,12 +71,13 @@ def _add_layers(app: FastAPI, service: Service) -> None:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "HEAD", "POST"],
             allow_headers=["*"],
             expose_headers=list(FLOW_HEADERS),
         )
     app.add_middleware(SecurityHeaders)
     app.add_middleware(RequestContext, service=service)
+    app.add_middleware(RootPath, prefix=settings.root_path)
 
 
 @asynccontextmanager

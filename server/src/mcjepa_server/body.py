@@ -48,7 +48,17 @@ class ByteBudget:
 
 
 def body_type(request: Request, *allowed: str) -> str:
-    """The Content-Type without parameters. Raises UnsupportedMediaType if it is not allowed."""
+    """Return the Content-Type without parameters.
+
+    Raises UnsupportedMediaType if it is not allowed, or if the body is compressed.
+    """
+    encoding = request.headers.get("content-encoding", "").strip().lower()
+    if encoding not in ("", "identity"):
+        raise UnsupportedMediaType(
+            f"Content-Encoding is {encoding[:100]!r}; send the body without one, as it is",
+            param="Content-Encoding",
+            headers={"Accept-Encoding": "identity"},
+        )
     declared = request.headers.get("content-type", "")
     essence = declared.split(";", 1)[0].strip().lower()
     if essence not in allowed:

@@ -217,6 +217,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--host", help="address to listen on (default 127.0.0.1)")
     parser.add_argument("--port", type=int, help="port to listen on (default 8000)")
+    parser.add_argument(
+        "--root-path", metavar="PREFIX", help="path under which a proxy serves this server, as in /mcjepa"
+    )
     parser.add_argument("--engine", choices=get_args(EngineName), help="what runs the models (default auto)")
     parser.add_argument(
         "--triton-url",

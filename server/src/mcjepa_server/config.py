@@ -28,6 +28,10 @@ def _auto_triton(data: dict[str, Any]) -> bool:
     return data.get("engine") == "auto" and bool(data.get("triton_urls"))
 
 
+#: First segments of the server's own paths: below them nobody could tell whether a prefix was cut off.
+_OWN_PATHS = [[name] for name in ("v1", "static", "docs", "openapi.json", "healthz", "readyz", "metrics")]
+
+
 class Settings(BaseSettings):
     """Everything an operator can set. The limits are published at ``/v1/info``."""
 
@@ -35,6 +39,9 @@ class Settings(BaseSettings):
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    root_path: str = Field(
+        default="", description="Path prefix under which a proxy serves this server, as in /mcjepa."
+    )
     engine: EngineName = Field(
         default="auto",
         description="What runs the models; auto is triton where Triton's address is given, else onnxruntime.",
@@ -148,7 +155,7 @@ class Settings(BaseSettings):
     max_buffered_bytes: int = Field(
         default=2**29, ge=1, description="Bytes of all bodies held at once; more get 429."
     )
-    max_parts: int = Field(default=128, ge=2, description="Parts of one multipart body.")
+    max_parts: int = Field(default=2112, ge=2, description="Parts of one multipart body.")
     decode_processes: int = Field(
         default=2,
         ge=0,
@@ -169,7 +176,7 @@ class Settings(BaseSettings):
         default=2**26, ge=256, description="Pixels of all frames of a request together."
     )
     max_frames: int = Field(default=32, ge=2, description="Frames of one /v1/analyze request.")
-    max_images: int = Field(default=64, ge=1, description="Images of one /v1/embeddings request.")
+    max_images: int = Field(default=2048, ge=1, description="Images of one /v1/embeddings request.")
     max_side: int = Field(
         default=1024,
         ge=64,
@@ -197,6 +204,16 @@ class Settings(BaseSettings):
     @property
     def uses_triton(self) -> bool:
         return self.engine == "triton" or (self.engine == "auto" and bool(self.triton_urls))
+
+    @field_validator("root_path")
+    @classmethod
+    def _prefix(cls, value: str) -> str:
+        value = value.rstrip("/")
+        if not re.fullmatch(r"(/[\w.~-]+)*", value, re.ASCII) or {".", ".."} & set(value.split("/")):
+            raise ValueError(f"{value!r} is not a path prefix, as in /mcjepa")
+        if value.split("/")[1:2] in _OWN_PATHS:
+            raise ValueError(f"{value!r} begins like a path of this server; choose another prefix")
+        return value
 
     @field_validator("shape_buckets", mode="before")
     @classmethod

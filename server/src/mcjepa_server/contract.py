@@ -36,7 +36,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Contract:
-    """What the exported models promise. ``max_batch_size`` is that of the embedding model."""
+    """What the exported models promise. ``max_batch_size`` is that of the embedding model.
+
+    ``smallest_side`` (px) is not in the files: below it, flow is wrong with every model of this architecture,
+    which sees 1/64 of the size at its coarsest (decision 0045).
+    """
 
     model_version: str
     weights_sha256: str
@@ -48,6 +52,7 @@ class Contract:
     training_summary: str
     license: str
     max_batch_size: int
+    smallest_side: int = 128
 
 
 def load_contract(repository: Path) -> Contract:

@@ -19,7 +19,7 @@ def decode_frame(data: bytes, name: str, budget: PixelBudget, plan: Plan) -> tup
     from mcjepa_server.images import open_image
 
     image = open_image(data, name, budget)
-    geometry = plan(image.width, image.height)
+    geometry = plan(image.width, image.height, param=name)
     if not geometry.is_scaled:
         return image.tobytes(), geometry
     import numpy as np

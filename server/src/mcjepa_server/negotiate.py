@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mcjepa_server.errors import NotAcceptable
+
+#: A weight: 0 to 1, with three digits at most (RFC 9110, 12.4.2).
+_WEIGHT = re.compile(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?")
 
 
 @dataclass(frozen=True)
@@ -40,25 +44,18 @@ def _list(offers: Sequence[Offer]) -> str:
 
 
 def _parse_accept(accept: str) -> list[tuple[str, float]]:
-    """Media ranges with their q; parameters other than q are ignored."""
+    """Return the media ranges with their q, but for those whose q is no weight. Ignores other parameters."""
     ranges = []
     for item in accept.split(","):
         media, *parameters = (part.strip() for part in item.split(";"))
-        quality = 1.0
-        for parameter in parameters:
-            name, _, value = parameter.partition("=")
-            if name.strip().lower() == "q":
-                quality = _number(value)
-        if media:
-            ranges.append((media.lower(), quality))
+        weights = [
+            value.strip()
+            for name, _, value in (parameter.partition("=") for parameter in parameters)
+            if name.strip().lower() == "q"
+        ]
+        if media and all(map(_WEIGHT.fullmatch, weights)):
+            ranges.append((media.lower(), float(weights[0]) if weights else 1.0))
     return ranges
-
-
-def _number(text: str) -> float:
-    try:
-        return min(max(float(text), 0.0), 1.0)
-    except ValueError:
-        return 0.0
 
 
 def _quality(offer: Offer, ranges: Sequence[tuple[str, float]]) -> float:

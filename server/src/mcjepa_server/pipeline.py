@@ -56,11 +56,20 @@ class Pipeline:
     def __init__(self, engine: Engine, settings: Settings) -> None:
         self._engine = engine
         self._settings = settings
-        stride = engine.contract.stride
-        self._padding = Padding(stride, settings.shape_buckets, settings.max_bucket_overhead)
+        stride, smallest = engine.contract.stride, engine.contract.smallest_side
+        self._padding = Padding(stride, settings.shape_buckets, settings.max_bucket_overhead, smallest)
         for w, h in settings.shape_buckets:
             if w % stride or h % stride:
                 raise ContractError(f"shape_buckets: {w}x{h} is not a multiple of the stride {stride}")
+            if min(w, h) < self._padding.least:
+                raise ContractError(
+                    f"shape_buckets: {w}x{h} is too small; this model needs {self._padding.least} px a side"
+                )
+        if settings.max_compute_pixels < (2 * smallest) ** 2:
+            raise ContractError(
+                f"max_compute_pixels is {settings.max_compute_pixels}; "
+                f"this model needs at least {(2 * smallest) ** 2}"
+            )
 
     def planner(self, max_side: int | None) -> Plan:
         """Chooses sizes for frames of any size; ``max_side`` of the request, or else of the settings.

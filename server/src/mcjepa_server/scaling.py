@@ -18,12 +18,8 @@ from mcjepa_server.geometry import Geometry
 
 
 def scale_frame(frame: Uint8Array, geometry: Geometry) -> Uint8Array:
-    """Frame (H, W, 3) that is to be smaller to (h, w, 3), by averaging areas."""
-    import cv2
-
-    size = (geometry.scaled_width, geometry.scaled_height)
-    scaled: Uint8Array = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
-    return scaled
+    """Resize a frame (H, W, 3) to the scaled size, (h, w, 3)."""
+    return _resize(frame, geometry.scaled_width, geometry.scaled_height)
 
 
 def empty_clip(frames: int, geometry: Geometry) -> Uint8Array:
@@ -53,32 +49,34 @@ def unpack_flow(raw: FloatArray, geometry: Geometry) -> FloatArray:
     flows = np.empty((len(raw), geometry.height, geometry.width, 2), np.float32)
     if geometry.is_scaled:
         for target, planes in zip(flows, cropped, strict=True):
-            _enlarge(planes, geometry, target)
+            _scale_back(planes, geometry, target)
     else:  # a plane at a time, in a sixth of the time of a copy of the transposed array
         flows[..., 0], flows[..., 1] = cropped[:, 0], cropped[:, 1]
     return flows
 
 
-def _enlarge(planes: FloatArray, geometry: Geometry, target: FloatArray) -> None:
-    """Flow (2, h, w) at the size of scaled frames to `target` (H, W, 2), at that of the caller's."""
+def _scale_back(planes: FloatArray, geometry: Geometry, target: FloatArray) -> None:
+    """Resize flow (2, h, w) of the scaled frames into ``target`` (H, W, 2), the size of the caller's."""
     import cv2
 
     size = (geometry.width, geometry.height)
-    enlarged = cv2.resize(cv2.merge(tuple(planes)), size, interpolation=cv2.INTER_LINEAR)
-    np.multiply(enlarged, np.array(geometry.ratio, np.float32), out=target)
+    resized = cv2.resize(cv2.merge(tuple(planes)), size, interpolation=cv2.INTER_LINEAR)
+    np.multiply(resized, np.array(geometry.ratio, np.float32), out=target)
 
 
 def resize_square(image: Uint8Array, side: int) -> Uint8Array:
-    """Whole image (H, W, 3) to (side, side, 3): aspect is not kept, nothing is cropped.
+    """Resize a whole image (H, W, 3) to (side, side, 3): aspect is not kept, nothing is cropped."""
+    return _resize(image, side, side)
 
-    Axes that shrink are averaged first, then axes that grow are interpolated, so that no axis aliases.
-    """
+
+def _resize(image: Uint8Array, width: int, height: int) -> Uint8Array:
+    """Average the axes that shrink first, then interpolate those that grow, so that no axis aliases."""
     import cv2
 
     h, w = image.shape[:2]
-    shrunk = (min(w, side), min(h, side))
+    shrunk = (min(w, width), min(h, height))
     if shrunk != (w, h):
         image = cv2.resize(image, shrunk, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
-    if shrunk != (side, side):
-        image = cv2.resize(image, (side, side), interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
+    if shrunk != (width, height):
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
     return image

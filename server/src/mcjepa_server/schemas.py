@@ -35,12 +35,19 @@ class ImageItem(BaseModel):
 
 
 _ITEM = "an image is a data URI, base64 text, or {'image': either of these}"
+_TOKENS = (
+    "these are token ids; this model embeds images and takes no text. Have the client send its input as it "
+    "is (LangChain: check_embedding_ctx_length=False)"
+)
 
 EncodingFormat = Literal["float", "base64"]
 
 
 class EmbeddingRequest(BaseModel):
-    """The request of OpenAI's embeddings endpoint, with images in place of texts."""
+    """The request of OpenAI's embeddings endpoint, with images in place of texts.
+
+    null means the same as leaving a member out. Other members than these are refused, as OpenAI does.
+    """
 
     model_config = ConfigDict(
         extra="forbid",
@@ -53,22 +60,25 @@ class EmbeddingRequest(BaseModel):
         description="One image or a list: a data URI, bare base64, or an object {image: ...}. No URLs."
     )
     model: str | None = Field(None, description="An id of /v1/models that gives embeddings; may be left out.")
-    encoding_format: EncodingFormat = Field(
+    encoding_format: EncodingFormat | None = Field(
         "float", description="base64 is little-endian float32, as in OpenAI's API."
     )
     dimensions: int | None = Field(
         None, ge=1, description="Keep this many leading numbers, then normalise again."
     )
     modality: Literal["image"] | None = Field(None, description="Accepted for clients of other servers.")
+    input_type: str | None = Field(None, description="Accepted for clients of other servers, and ignored.")
     user: str | None = Field(None, description="Accepted for OpenAI clients, and ignored.")
 
     @field_validator("input", mode="before")
     @classmethod
     def _readable_errors(cls, value: Any) -> Any:
-        """Says what is wrong with one item, where a union would list every type it is not."""
+        """Say what is wrong with one item, where a union would list every type it is not."""
         items = value if isinstance(value, list) else [value]
         if not items:
             raise ValueError("the list is empty; send at least one image")
+        if all(isinstance(item, int | list) for item in items):
+            raise ValueError(_TOKENS)
         for index, item in enumerate(items):
             if not isinstance(item, str | dict):
                 raise ValueError(f"item {index} is of type {type(item).__name__}; {_ITEM}")
@@ -160,6 +170,7 @@ class ModelInfo(BaseModel):
     weights_sha256: str
     contract_version: str
     stride: int
+    smallest_side: int = Field(description="px; frames with a shorter side are computed larger.")
     embedding_size: int
     embed_image_size: int
     training_summary: str

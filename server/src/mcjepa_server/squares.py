@@ -1,11 +1,11 @@
-"""Images of one request to the squares that the embedding model takes."""
+"""Images of one request to the squares that the embedding model takes, in batches."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from functools import partial
 
@@ -20,21 +20,29 @@ from mcjepa_server.frames import decode_squares
 
 #: Files, and bytes, that one call of a decoder takes together: the call costs as much as a small file.
 FEWEST_A_CALL, MOST_A_CALL, BYTES_A_CALL = 2, 16, 2**18
+#: Images that a request works off together: full calls for all the processes that it may use.
+PART = MOST_A_CALL * FILES_AT_ONCE
 
 Named = tuple[str, bytes | str]  # an image file, or base64 of one
 
 
-async def squares(images: Sequence[Named], max_pixels: int, side: int, decoders: Decoders) -> Uint8Array:
-    """Named images to squares (N, side, side, 3), in order.
+async def square_batches(
+    images: Sequence[Named], size: int, max_pixels: int, side: int, decoders: Decoders
+) -> AsyncGenerator[Uint8Array]:
+    """Decode named images to squares, and yield them in order as batches (``size`` or fewer, side, side, 3).
 
-    Each is shrunk where it is decoded: a full-size image is held only while its turn lasts. Raises
-    UndecodableImage, ImageTooLarge or InvalidInput, which name an image that is not accepted.
+    Each is shrunk where it is decoded, and at most ``FILES_AT_ONCE`` calls run ahead of whoever takes the
+    batches: a request of many images holds the squares of few. To be closed (``contextlib.aclosing``) by
+    whoever may leave it early. Raises UndecodableImage, ImageTooLarge or InvalidInput, which name the image.
     """
-    calls = [partial(_decode, group, max_pixels, side, decoders) for group in _groups(images)]
+    batches = [list(_groups(images[start : start + size])) for start in range(0, len(images), size)]
+    calls = [partial(_decode, group, max_pixels, side, decoders) for batch in batches for group in batch]
     if len(calls) == 1:
-        return await calls[0]()
+        yield await calls[0]()
+        return
     async with aclosing(in_order(calls, FILES_AT_ONCE)) as parts:
-        return np.concatenate([part async for part in parts])
+        for batch in batches:
+            yield np.concatenate([await anext(parts) for _ in batch])
 
 
 def _groups(images: Sequence[Named]) -> Iterator[Sequence[Named]]:

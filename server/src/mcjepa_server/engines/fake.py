@@ -24,6 +24,7 @@ FAKE_CONTRACT = Contract(
     training_summary="not trained",
     license="Apache-2.0",
     max_batch_size=4,
+    smallest_side=1,  # right at any size
 )
 
 

@@ -39,7 +39,12 @@ class AnalyzeQuery(BaseModel):
     occlusion: bool = Field(
         False, description="Add the forward-backward mask of the earlier frame of each pair."
     )
-    max_side: int | None = Field(None, ge=64, le=8192, description="Compute at most at this longer side.")
+    max_side: int | None = Field(
+        None,
+        ge=64,
+        le=8192,
+        description="Compute at most at this longer side; small frames and strips are computed larger.",
+    )
     dtype: FlowType = Field(
         "float32", description="Of the flows: float16 halves the reply, rounds to 1/2048 of them; needs npz."
     )

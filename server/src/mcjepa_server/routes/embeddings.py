@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Sequence
+from contextlib import aclosing
 from typing import Any
 
 import numpy as np
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request
 from pydantic import ValidationError
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from mcjepa_server.body import JSON, MULTIPART, body_type, read_bytes, read_form
 from mcjepa_server.config import Settings
@@ -31,10 +33,16 @@ from mcjepa_server.routes.common import (
 )
 from mcjepa_server.schemas import EmbeddingRequest, EmbeddingResponse
 from mcjepa_server.service import Service
-from mcjepa_server.squares import Named, squares
+from mcjepa_server.squares import PART, Named, square_batches
 
 router = APIRouter(tags=["inference"])
 FIELDS = ("model", "encoding_format", "dimensions")
+
+_FEW = 64  # images, whose reply takes a millisecond to encode
+#: Bytes of JSON that are parsed whatever they hold: in milliseconds, into some dozen times the memory.
+_SMALL_BODY = 2**20
+_VALUES_AN_IMAGE, _OTHER_VALUES = 4, 4096
+_SCANNED = 2**16  # bytes between two looks at the limit
 
 _CONTENT = {
     JSON: {"schema": {"$ref": "#/components/schemas/EmbeddingRequest"}},
@@ -67,33 +75,75 @@ async def post_embeddings(request: Request) -> Response:
     service.admission.check(request.state.api_key)
     wanted, files = await (_read_json if kind == JSON else _read_multipart)(request, service)
     images = _named(wanted, files)
-    check_request(wanted, len(images), service.contract.embedding_size, service.settings)
+    number = len(images)
+    check_request(wanted, number, service.contract.embedding_size, service.settings)
 
     async def job(ticket: Ticket) -> Response:
-        ticket.charge(pipeline.embed_work(len(images)))
+        # one part at a time is in the queue, so that others have their turn in between
+        ticket.charge(pipeline.embed_work(min(number, PART)))
         limit, side = service.settings.max_image_pixels, service.contract.embed_image_size
-        with ticket.timings.stage("decode"):
-            decoded = await squares(images, limit, side, service.decoders)
-        for kept in (images, files):
-            kept.clear()
-        wanted.input = ""
-        ticket.release_body()
-        embeddings = await pipeline.embed(decoded, ticket.slot)
+        parts = []
+        async with aclosing(square_batches(images, PART, limit, side, service.decoders)) as batches:
+            for first in range(0, number, PART):
+                with ticket.timings.stage("decode"):
+                    batch = await anext(batches)
+                if first + PART >= number:  # all are decoded
+                    for kept in (images, files):
+                        kept.clear()
+                    wanted.input = ""
+                    ticket.release_body()
+                parts.append(await pipeline.embed(batch, ticket.slot))
         headers = {"X-Model-Version": service.contract.model_version, **ticket.timings.headers()}
-        if wanted.encoding_format == "base64":  # sooner done than another thread is woken
-            return JSONResponse(encode_embeddings(embeddings, wanted), headers=headers)
-        return await run_sync(lambda: JSONResponse(encode_embeddings(embeddings, wanted), headers=headers))
+        if wanted.encoding_format == "base64" and number <= _FEW:
+            body = encode_embeddings(parts, wanted)  # sooner done than another thread is woken
+        else:
+            body = await run_sync(encode_embeddings, parts, wanted)
+        return Response(body, headers=headers, media_type=JSON)
 
     return await run_job(request, service, job)
 
 
 async def _read_json(request: Request, service: Service) -> tuple[EmbeddingRequest, list[bytes]]:
     data = await read_bytes(request, service.settings, service.bodies)
+    return await run_sync(parse_request, data, service.settings.max_images), []
+
+
+def parse_request(data: bytes, max_images: int) -> EmbeddingRequest:
+    """Parse and check a JSON body. Raises MalformedRequest or InvalidInput.
+
+    What parsing and checking cost is bounded by the number of images, and not by the bytes alone: each value
+    of two bytes would take fifty of memory.
+    """
+    if len(data) > _SMALL_BODY:
+        _check_values(data, max_images)
     try:
-        document = await run_sync(json.loads, data)
+        document = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise MalformedRequest("the body is not valid JSON") from error
-    return _validate(document), []
+    items = document.get("input") if isinstance(document, dict) else None
+    if isinstance(items, list):
+        _check_count(len(items), max_images)
+    return _validate(document)
+
+
+def _check_values(data: bytes, max_images: int) -> None:
+    """Raise before a large body is parsed that has more JSON values than so many images could need.
+
+    An image is one string, or an object with one; a data URI has a comma of its own.
+    """
+    limit = _VALUES_AN_IMAGE * max_images + _OTHER_VALUES
+    nested = separated = 0
+    for start in range(0, len(data), _SCANNED):
+        part = data[start : start + _SCANNED]
+        nested += part.count(b"[") + part.count(b"{")
+        separated += part.count(b",") + part.count(b":")
+        if nested > limit:
+            raise MalformedRequest(f"the body has over {limit} JSON lists and objects")
+        if separated > limit:
+            raise InvalidInput(
+                f"the body has over {limit} JSON values; the limit is {max_images} images (max_images)",
+                param="input",
+            )
 
 
 async def _read_multipart(request: Request, service: Service) -> tuple[EmbeddingRequest, list[bytes]]:
@@ -119,11 +169,18 @@ def check_request(wanted: EmbeddingRequest, images: int, embedding_size: int, se
     """Raises UnknownModel or InvalidInput for a request that is valid in shape only."""
     if wanted.model is not None and wanted.model != EMBED:
         raise UnknownModel(f"model {wanted.model!r} gives no embeddings here; {EMBED!r} does", param="model")
-    if images > settings.max_images:
-        raise InvalidInput(f"{images} images; the limit is {settings.max_images} (max_images)", param="input")
+    _check_count(images, settings.max_images)
     if wanted.dimensions is not None and wanted.dimensions > embedding_size:
         raise InvalidInput(
             f"dimensions is {wanted.dimensions}; embeddings have {embedding_size}", param="dimensions"
+        )
+
+
+def _check_count(images: int, limit: int) -> None:
+    if images > limit:
+        raise InvalidInput(
+            f"{images} images; the limit is {limit} (max_images); send them in several requests",
+            param="input",
         )
 
 
@@ -134,15 +191,29 @@ def _named(wanted: EmbeddingRequest, files: list[bytes]) -> list[Named]:
     return [(f"input[{index}]", text) for index, text in enumerate(wanted.items)]
 
 
-def encode_embeddings(embeddings: FloatArray, wanted: EmbeddingRequest) -> dict[str, Any]:
-    """The reply for embeddings (N, D)."""
+def encode_embeddings(parts: Sequence[FloatArray], wanted: EmbeddingRequest) -> bytes:
+    """Return the JSON reply for embeddings in parts, each (N, D).
+
+    The parts are encoded one by one: the encoder would hold the interpreter for all of them.
+    """
+    texts, count = [], 0
+    for part in parts:
+        items = _items(part, count, wanted)
+        texts.append(json.dumps(items, separators=(",", ":"))[1:-1])
+        count += len(items)
+    usage = json.dumps({"prompt_tokens": count, "total_tokens": count})
+    return f'{{"object":"list","data":[{",".join(texts)}],"model":"{EMBED}","usage":{usage}}}'.encode()
+
+
+def _items(embeddings: FloatArray, start: int, wanted: EmbeddingRequest) -> list[dict[str, Any]]:
     if wanted.dimensions is not None:
         embeddings = normalise(embeddings[:, : wanted.dimensions])
     as_base64 = wanted.encoding_format == "base64"
     values = [_base64(row) for row in embeddings] if as_base64 else embeddings.tolist()
-    data = [{"object": "embedding", "index": index, "embedding": value} for index, value in enumerate(values)]
-    usage = {"prompt_tokens": len(data), "total_tokens": len(data)}
-    return {"object": "list", "data": data, "model": EMBED, "usage": usage}
+    return [
+        {"object": "embedding", "index": index, "embedding": value}
+        for index, value in enumerate(values, start)
+    ]
 
 
 def _base64(row: FloatArray) -> str:

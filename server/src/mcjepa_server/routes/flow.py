@@ -39,7 +39,7 @@ class FlowQuery(BaseModel):
 
     direction: Literal["forward", "backward", "both"] = Field(
         "forward",
-        description="forward: where frame 1 went in frame 2; backward: the reverse; both: needs npz or json.",
+        description="forward: where frame 1 went in frame 2; backward: the reverse; both: as npz or json.",
     )
     occlusion: bool = Field(
         False,
@@ -50,7 +50,8 @@ class FlowQuery(BaseModel):
         None,
         ge=64,
         le=8192,
-        description="Compute at most at this longer side; the pixel budget of /v1/info holds besides.",
+        description="Compute at most at this longer side; the pixel budget of /v1/info holds besides. Small "
+        "frames and strips are computed larger, as X-Compute-Size tells.",
     )
     max_flow: float | None = Field(
         None,
@@ -63,7 +64,7 @@ class FlowQuery(BaseModel):
     )
     format: str | None = Field(
         None,
-        description="Format of the reply; goes before Accept.",
+        description="Format of the reply; goes before Accept. Without either it is flo.",
         json_schema_extra={"enum": [offer.name for offer in formats.FLOW]},
     )
 
@@ -117,19 +118,20 @@ async def post_flow(
 
 
 def choose_offer(query: FlowQuery, accept: str | None) -> Offer:
-    """The format, checked against what was asked for; one that fits if the caller leaves it open."""
-    several = query.direction == "both" or query.occlusion
-    half = query.dtype == "float16"
+    """Return the format, flo if the caller leaves it open.
 
-    def unfit(offer: Offer) -> bool:
-        return (several and offer not in formats.SEVERAL) or (half and offer not in formats.HALF)
-
-    offer = choose_format(query.format, accept, sorted(formats.FLOW, key=unfit))
-    if half and offer not in formats.HALF:
-        raise InvalidInput(f"dtype=float16 needs format npy or npz, not {offer.name}", param="dtype")
-    if several and offer not in formats.SEVERAL:
+    Raises InvalidInput if it cannot hold what was asked for: any other would end up in a file that the caller
+    has named after this one.
+    """
+    offer = choose_format(query.format, accept, formats.FLOW)
+    if query.dtype == "float16" and offer not in formats.HALF:
         raise InvalidInput(
-            f"direction=both and occlusion=true need format npz or json; {offer.name} holds one field only",
+            f"dtype=float16 needs format=npy or format=npz; {offer.name} holds float32", param="dtype"
+        )
+    if (query.direction == "both" or query.occlusion) and offer not in formats.SEVERAL:
+        raise InvalidInput(
+            "direction=both and occlusion=true need format=npz or format=json; "
+            f"{offer.name} holds one field only",
             param="format",
         )
     return offer

@@ -15,6 +15,7 @@ router = APIRouter(tags=["operation"])
 
 
 @router.get("/healthz", summary="The process need not be restarted", responses=documented(NotReady))
+@router.head("/healthz", include_in_schema=False)
 async def healthz(service: ServiceDep) -> Health:
     """Answer 200 unless an engine of this process failed three canary inferences in a row, by an error or by
     never returning; then 503 with the reason, until one succeeds. A Triton that is away does not count."""
@@ -24,6 +25,7 @@ async def healthz(service: ServiceDep) -> Health:
 
 
 @router.get("/readyz", summary="Inference works", responses=documented(NotReady))
+@router.head("/readyz", include_in_schema=False)
 async def readyz(service: ServiceDep) -> Health:
     """Answer 200 only after a tiny image was decoded and a canary inference gave a finite answer of the
     right shape, and none failed since; else 503 with the reason. An idle server repeats this, so that an
@@ -34,5 +36,6 @@ async def readyz(service: ServiceDep) -> Health:
 
 
 @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+@router.head("/metrics", include_in_schema=False)
 async def metrics(service: ServiceDep) -> Response:
     return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -26,6 +26,7 @@ ENDPOINTS = {
 
 
 @router.get("/v1/models", summary="Models, in OpenAI's shape", responses=documented(Unauthorized, NotReady))
+@router.head("/v1/models", include_in_schema=False)
 async def list_models(service: ServiceDep) -> ModelList:
     return ModelList(data=[_model(name, service.contract) for name in ENDPOINTS])
 
@@ -35,6 +36,7 @@ async def list_models(service: ServiceDep) -> ModelList:
     summary="One model, in OpenAI's shape",
     responses=documented(Unauthorized, UnknownModel, NotReady),
 )
+@router.head("/v1/models/{name}", include_in_schema=False)
 async def get_model(name: str, service: ServiceDep) -> Model:
     if name not in ENDPOINTS:
         raise UnknownModel(f"there is no model {name!r}; there are {', '.join(ENDPOINTS)}", param="model")
@@ -42,6 +44,7 @@ async def get_model(name: str, service: ServiceDep) -> Model:
 
 
 @router.get("/v1/info", summary="Engine, weights, limits and formats", responses=documented(Unauthorized))
+@router.head("/v1/info", include_in_schema=False)
 async def info(service: ServiceDep) -> Info:
     """Answers while the server is not ready, too, and then says why."""
     return Info(
@@ -70,6 +73,7 @@ def _model_info(contract: Contract) -> ModelInfo:
         weights_sha256=contract.weights_sha256,
         contract_version=CONTRACT_VERSION,
         stride=contract.stride,
+        smallest_side=contract.smallest_side,
         embedding_size=contract.embedding_size,
         embed_image_size=contract.embed_image_size,
         training_summary=contract.training_summary,

@@ -40,7 +40,7 @@ function showLimits() {
   const texts = {
     pair: `${kinds} · both of one size, from ${limits.min_side} px to ${pixels(Math.min(limits.max_image_pixels, limits.max_request_pixels / 2))} · ` +
       `${bytes(limits.max_body_bytes)} together · computed at up to ${limits.max_side} px`,
-    images: `${kinds} · up to ${limits.max_images} pictures and ${bytes(limits.max_body_bytes)} together · ${pixels(limits.max_image_pixels)} each`,
+    images: `${kinds} · up to ${Math.min(limits.max_images, 64)} pictures and ${bytes(limits.max_body_bytes)} together · ${pixels(limits.max_image_pixels)} each`,
   };
   for (const [name, text] of Object.entries(texts)) $(`[data-limits=${name}]`).textContent = text;
 }

@@ -9,6 +9,8 @@ import { writeNpy } from "./numpy.js";
 import { sampleFile } from "./pair.js";
 import { CallPanel, uploading, withProgress } from "./panels.js";
 
+const COMPARED = 64; // pictures: more make a matrix that nobody can read
+
 const THUMB = 96;
 const WITH_NUMBERS = 12; // pictures up to which the cells hold their numbers
 const SAMPLE_TIMES = [0.1, 1.1, 1.4, 2.0, 2.4, 3.0, 3.5, 4.3]; // seconds of the sample video
@@ -71,8 +73,8 @@ export class SimilarTab {
   }
 
   _problem() {
-    const most = current()?.max_images ?? Infinity;
-    if (this.pictures.length > most) return `${this.pictures.length} pictures; this server takes ${most} in one request. Clear, and drop fewer.`;
+    const most = Math.min(current()?.max_images ?? COMPARED, COMPARED);
+    if (this.pictures.length > most) return `${this.pictures.length} pictures; this page compares up to ${most}. Clear, and drop fewer.`;
     return limitProblem(this.pictures);
   }
 
