@@ -27,6 +27,7 @@ EPS = 1e-5  # under the square root of a deviation
 MATCHED = 6  # channels that say where a match stands: flow, displacement, peak, inside
 COARSEST = 4  # index of the level of stride 32, where matching starts: radius 4 reaches 128 px there
 FINEST = 2  # index of the level of stride 8, where it ends
+PASSES = 2  # times that the last level is gone through where nothing is trained
 
 
 class Estimator(nn.Module):
@@ -112,14 +113,22 @@ class LevelMatcher(nn.Module):
         self.project = nn.Conv2d(dim, context_dim(config), 1)
         self.log_temperature = nn.Parameter(torch.tensor(math.log(config.temperature)))
 
-    def forward(self, map1: Tensor, map2: Tensor, flow: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Projected features -> corr (B, (2r+1)^2, H, W), displacement (B, 2, H, W) px, peak (B, 1, H, W)."""
+    def prepare(self, map1: Tensor, map2: Tensor) -> tuple[Tensor, Tensor]:
+        """Projected features -> what is matched of each frame, (B, `match_dim`, H, W) of length 1."""
         source, target = standardise(map1[:, : self.match_dim], map2[:, : self.match_dim])
+        with torch.autocast(map1.device.type, enabled=False):
+            return ops.normalise(source), ops.normalise(target)
+
+    def forward(self, source: Tensor, target: Tensor, flow: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What `prepare` gives, and a flow (B, 2, H, W) px to start from, of which no gradient is taken.
+
+        corr (B, (2r+1)^2, H, W), displacement (B, 2, H, W) px, peak (B, 1, H, W).
+        """
         # detached: gradients reach the coarser flow by the sum alone, else they explode along the warps
-        with torch.autocast(map1.device.type, enabled=False):  # bfloat16 is 0.015 px off at best
-            warped = ops.warp(ops.normalise(target), flow.detach())
+        with torch.autocast(source.device.type, enabled=False):  # bfloat16 is 0.015 px off at best
+            warped = ops.warp(target, flow.detach())
             temperature = self.log_temperature.exp().clamp(max=MAX_TEMPERATURE)
-            return ops.match(ops.normalise(source), warped, self.radius, self.block, temperature)
+            return ops.match(source, warped, self.radius, self.block, temperature)
 
 
 class FlowHead(nn.Module):
@@ -142,7 +151,7 @@ class FlowHead(nn.Module):
 
     def forward(self, feats1: list[Tensor], feats2: list[Tensor]) -> list[Tensor]:
         """feats1, feats2: encoder pyramids, finest first. Every level clips the flow to config.max_flow."""
-        return self.match(self.project(feats1), self.project(feats2))
+        return self.match(self.project(feats1), self.project(feats2), passes=1)
 
     def project(self, feats: list[Tensor]) -> list[Tensor]:
         """Pyramid of frames -> what is matched and read of each, whatever its pair.
@@ -154,8 +163,11 @@ class FlowHead(nn.Module):
             for matcher, f in zip(self.matchers, feats[FINEST : COARSEST + 1], strict=True)
         ]
 
-    def match(self, maps1: list[Tensor], maps2: list[Tensor]) -> list[Tensor]:
-        """As forward, of the maps that `project` gives for frame 1 and for frame 2."""
+    def match(self, maps1: list[Tensor], maps2: list[Tensor], passes: int = PASSES) -> list[Tensor]:
+        """As forward, of the maps that `project` gives for frame 1 and for frame 2.
+
+        The last level is gone through `passes` times: what starts nearer is matched better.
+        """
         b, _, h, w = maps1[-1].shape
         flow = maps1[-1].new_zeros(b, 2, h, w)
         hidden = maps1[-1].new_zeros(b, self.config.hidden_dim, h, w)
@@ -164,15 +176,17 @@ class FlowHead(nn.Module):
             if level < COARSEST:
                 flow = ops.upsample_flow_bilinear(flow)
                 hidden = F.interpolate(ops.at_least_float32(hidden), scale_factor=2.0, mode="nearest")
-            flow, hidden = self._at_level(level, maps1[level - FINEST], maps2[level - FINEST], flow, hidden)
+            map1, matcher = maps1[level - FINEST], self.matchers[level - FINEST]
+            matched = matcher.prepare(map1, maps2[level - FINEST])  # type: ignore[operator]
+            for _ in range(passes if level == FINEST else 1):
+                flow, hidden = self._pass(level, map1, matched, flow, hidden)
             levels.append(flow)
         return levels
 
-    def _at_level(
-        self, level: int, map1: Tensor, map2: Tensor, flow: Tensor, hidden: Tensor
+    def _pass(
+        self, level: int, map1: Tensor, matched: tuple[Tensor, Tensor], flow: Tensor, hidden: Tensor
     ) -> tuple[Tensor, Tensor]:
-        matcher = self.matchers[level - FINEST]
-        corr, displacement, peak = matcher(map1, map2, flow)
+        corr, displacement, peak = self.matchers[level - FINEST](*matched, flow)
         limit = self.config.max_flow / 2 ** (level + 1)  # px of this level
         inside = ops.inside(flow)
         flow = (flow + displacement).clamp(-limit, limit)
