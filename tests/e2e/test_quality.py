@@ -79,9 +79,22 @@ def test_the_flow_is_right_at_any_size(client, moved_texture, height, width, max
         assert np.linalg.norm(flow[4:-4, 4:-4] - motion, axis=2).mean() < 0.6
 
 
-def test_nothing_moves_between_equal_frames(client, frames):
-    flow = client.flow(frames.images[0], frames.images[0]).flow
-    assert np.linalg.norm(flow, axis=2).mean() < 1
+@pytest.mark.parametrize("value", [None, 0, 119, 255])
+@pytest.mark.parametrize("size", [(64, 64), (96, 128), (360, 500)])
+def test_nothing_moves_between_equal_frames(client, frames, value, size):
+    """A real frame, or one of one colour (docs/decisions/0047)."""
+    img = frames.images[0][: size[0], : size[1]] if value is None else np.full((*size, 3), value, np.uint8)
+    result = client.flow(img, img, occlusion=True)
+    assert np.linalg.norm(result.flow, axis=2).max() < 0.02
+    assert not result.occlusion.any()
+
+
+@pytest.mark.parametrize(("one", "two"), [(0, 255), (255, 0), (90, 120)])
+def test_no_motion_is_claimed_where_there_is_nothing_to_match(client, one, two):
+    frames = [np.full((256, 256, 3), value, np.uint8) for value in (one, two)]
+    result = client.flow(*frames, occlusion=True)
+    assert np.linalg.norm(result.flow, axis=2).max() < 0.6
+    assert result.occlusion.mean() > 0.9
 
 
 def test_a_frame_resembles_the_next_and_not_noise(client, frames):

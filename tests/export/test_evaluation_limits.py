@@ -50,8 +50,9 @@ def test_errors_are_of_the_judged_part(picture, tmp_path):
 
 def test_the_card_shows_the_scenes(picture):
     rows = evaluate_limits(Still(), picture)
-    parameters = Parameters("nano-1", "0" * 64, "384", "128", "")
-    card = render(parameters, {"limits": {"command": "mcjepa evaluate limits bikes.mp4", "result": rows}})
+    parameters = Parameters("nano-1", "0" * 64, "384", "128", training_summary="", license="MIT")
+    entry = {"command": "mcjepa evaluate limits bikes.mp4", "result": rows, "models": "ab"}
+    card = render(parameters, {"limits": entry}, {"limits": "ab"})
     assert limits_table(rows) in card
     assert f"]({LIMITS_PICTURE})" in card
     assert "| an object of 16 px moves by 40 px | 40.0 |" in card

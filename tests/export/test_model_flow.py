@@ -116,7 +116,7 @@ def test_a_matcher_tells_the_shift_left_over_after_the_flow(config):
     matcher = LevelMatcher(16, replace(config, temperature=100.0), stride=2)
     f1, f2 = waves(2, (0, 0)), waves(2, (6, -2))  # at stride 2: (3, -1) px of the grid
     flow = torch.tensor([1.0, 0.0]).reshape(1, 2, 1, 1).expand(1, 2, *f1.shape[-2:])
-    corr, displacement, peak = matcher(matcher.project(f1), matcher.project(f2), flow)
+    corr, displacement, peak = matcher(*matcher.prepare(matcher.project(f1), matcher.project(f2)), flow)
     middle = displacement[0, :, 8:-8, 8:-8].flatten(1)
     assert middle.median(1).values.tolist() == pytest.approx([2.0, -1.0], abs=0.1)
     assert corr.abs().max() <= 1.0 + 1e-5
@@ -131,8 +131,8 @@ def test_a_part_that_is_the_same_everywhere_does_not_hide_the_rest(config):
     matcher = LevelMatcher(16, replace(config, temperature=100.0), stride=2)
     f1, f2, flow = waves(2, (0, 0)), waves(2, (6, -2)), torch.zeros(1, 2, SIZE[0] // 2, SIZE[1] // 2)
     with torch.no_grad():
-        clear = matcher(matcher.project(f1), matcher.project(f2), flow)[1]
-        hidden = matcher(matcher.project(f1 + 100.0), matcher.project(f2 + 100.0), flow)[1]
+        clear = matcher(*matcher.prepare(matcher.project(f1), matcher.project(f2)), flow)[1]
+        hidden = matcher(*matcher.prepare(matcher.project(f1 + 100.0), matcher.project(f2 + 100.0)), flow)[1]
     torch.testing.assert_close(hidden, clear, rtol=0, atol=1e-2)
 
 
@@ -143,8 +143,9 @@ def test_a_pair_is_matched_by_its_own_statistics(config):
     f1, f2 = waves(8, (0, 0)), waves(8, (13, -9))
     flow = torch.zeros(1, 2, *f1.shape[-2:])
     m1, m2 = matcher.project(f1), matcher.project(f2)
-    alone = matcher(m1, m2, flow)[0]
-    beside = matcher(torch.cat([m1, 5 * m2 + 3]), torch.cat([m2, 5 * m1 + 3]), flow.expand(2, -1, -1, -1))[0]
+    alone = matcher(*matcher.prepare(m1, m2), flow)[0]
+    both = matcher.prepare(torch.cat([m1, 5 * m2 + 3]), torch.cat([m2, 5 * m1 + 3]))
+    beside = matcher(*both, flow.expand(2, -1, -1, -1))[0]
     torch.testing.assert_close(beside[:1], alone)
 
 
@@ -164,10 +165,22 @@ def test_matching_is_in_float32_under_autocast(config):
     f1, f2 = waves(8, (0, 0)), waves(8, (13, -9))
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         maps = (matcher.project(f).float() for f in (f1, f2))
-        found = matcher(*maps, torch.zeros(1, 2, *f1.shape[-2:]))
+        found = matcher(*matcher.prepare(*maps), torch.zeros(1, 2, *f1.shape[-2:]))
     assert [x.dtype for x in found] == [torch.float32] * 3
     corr, displacement = found[0].double(), found[1].double()
     match = (corr * matcher.log_temperature.exp()).softmax(dim=1).reshape(1, 9, 9, *f1.shape[-2:])
     steps = torch.arange(-4, 5).double()[:, None, None]
     expected = torch.stack([(match.sum(1) * steps).sum(1), (match.sum(2) * steps).sum(1)], dim=1)
     torch.testing.assert_close(displacement, expected, rtol=0, atol=1e-4)
+
+
+def test_a_second_pass_at_the_last_level_starts_from_the_first(head):
+    torch.nn.init.normal_(head.coarse.head.weight, std=0.1)
+    with torch.no_grad():
+        maps = [head.project(pyramid(shift)) for shift in ((0, 0), (8, -4))]
+        once, twice = head.match(*maps, passes=1), head.match(*maps)
+        trained = head(pyramid((0, 0)), pyramid((8, -4)))
+    assert [x.shape for x in twice] == [x.shape for x in once]
+    torch.testing.assert_close(twice[:-1], once[:-1], rtol=0, atol=0)
+    assert (twice[-1] - once[-1]).abs().max() > 0.01
+    torch.testing.assert_close(trained, once, rtol=0, atol=0)

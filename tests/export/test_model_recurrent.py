@@ -8,8 +8,8 @@ import pytest
 import torch
 from mcjepa import ops
 from mcjepa.config import EncoderConfig, FlowConfig, RecurrentConfig
-from mcjepa.model.flow import FlowHead
-from mcjepa.model.recurrent import FINE_PASSES, RecurrentHead, lookup
+from mcjepa.model.flow import PASSES, FlowHead
+from mcjepa.model.recurrent import RecurrentHead, lookup
 
 WIDTHS = (16,) * 6
 CONFIG = FlowConfig(
@@ -63,12 +63,12 @@ def test_lookup_at_a_coarser_scale_is_centred_on_the_same_point():
 def test_any_number_of_iterations_gives_a_flow_for_each_and_for_each_pass(head, iterations):
     with torch.no_grad():
         flows = head(pyramid(1, 2), pyramid(2, 2), iterations)
-    assert [tuple(f.shape) for f in flows] == [(2, 2, 8, 12)] * iterations + [(2, 2, 16, 24)] * FINE_PASSES
+    assert [tuple(f.shape) for f in flows] == [(2, 2, 8, 12)] * iterations + [(2, 2, 16, 24)] * PASSES
 
 
 def test_iterations_are_those_of_the_configuration_by_default(head):
     with torch.no_grad():
-        assert len(head(pyramid(1), pyramid(2))) == CONFIG.recurrent.iterations + FINE_PASSES
+        assert len(head(pyramid(1), pyramid(2))) == CONFIG.recurrent.iterations + PASSES
 
 
 def test_a_pair_does_not_depend_on_its_neighbours_in_the_batch(head):
@@ -103,7 +103,9 @@ def test_passes_at_stride_8_start_from_a_trained_head(head):
     maps1, maps2 = (trained.project(f)[0] for f in (feats1, feats2))
     flow, hidden = torch.zeros(1, 2, 16, 24), torch.zeros(1, 8, 16, 24)
     with torch.no_grad():
-        want, _ = trained.correct(trained.matchers[0], maps1, maps2, flow, hidden)
-        mine = [head.matcher.project(f[2]) for f in (feats1, feats2)]
-        got, _ = head.correct(head.matcher, *mine, flow, hidden)
+        want, _ = trained.correct(
+            trained.matchers[0], maps1, trained.matchers[0].prepare(maps1, maps2), flow, hidden
+        )
+        mine1, mine2 = (head.matcher.project(f[2]) for f in (feats1, feats2))
+        got, _ = head.correct(head.matcher, mine1, head.matcher.prepare(mine1, mine2), flow, hidden)
     assert torch.equal(got, want)

@@ -187,6 +187,13 @@ def test_another_configuration_does_not_resume_a_run(small_config, unbroken):
         train.train(with_train(small_config, seed=1), unbroken, device="cpu")
 
 
+@pytest.mark.parametrize("change", [{"photos": ("other",)}, {"images": ()}, {"view_min_area": 0.5}])
+def test_other_data_do_not_resume_a_run(small_config, unbroken, change):
+    other = replace(small_config, data=replace(small_config.data, **change))
+    with pytest.raises(ValueError, match="another configuration"):
+        train.train(other, unbroken, device="cpu")
+
+
 def test_a_run_does_not_start_with_settings_its_checkpoints_could_not_be_loaded_with(small_config, tmp_path):
     with pytest.raises(ConfigError, match=r"train\.lr must be above 0"):
         train.train(with_train(small_config, lr=0.0), tmp_path / "run", device="cpu")

@@ -2,12 +2,14 @@
 
 import pytest
 from google.protobuf import text_format
+from mcjepa.checkpoint import Card
 from mcjepa.config import load_config
 from mcjepa.model import MCJEPA
 from mcjepa.onnx_export import graphs
 from mcjepa.triton_config import model_config, parameters, read_parameters, write_config
 from tritonclient.grpc import model_config_pb2
 
+CARD = Card("nano", "1", data="", license="MIT", evaluation="")
 SHA = "ab" * 32
 GOLDEN_FLOW = f"""\
 name: "mcjepa_flow"
@@ -55,7 +57,7 @@ parameters {{
 parameters {{
   key: "license"
   value {{
-    string_value: "Weights for research use only: trained in part on data under non-commercial licences."
+    string_value: "MIT"
   }}
 }}
 parameters {{
@@ -212,7 +214,7 @@ model_warmup {
 @pytest.fixture(scope="module")
 def messages():
     config = load_config("nano", ["model.content.image_size=64"])
-    params = parameters(config, "nano-1.2.3", SHA, "trained")
+    params = parameters(config, "nano-1.2.3", SHA, "trained", CARD)
     return {graph.name: model_config(graph, config, params) for graph in graphs(MCJEPA(config.model))}
 
 

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 from google.protobuf import text_format
+from mcjepa.checkpoint import Card
 from mcjepa.config import load_config
 from mcjepa.triton_cli import write_variants
 from mcjepa.triton_config import model_config, parameters, write_config
@@ -42,7 +43,7 @@ class Named:
 def repository(tmp_path):
     """Configurations as exported; what is in the ONNX files does not matter here."""
     config = load_config("nano", ["model.content.image_size=128"])
-    params = parameters(config, "nano-1", "ab" * 32, "trained")
+    params = parameters(config, "nano-1", "ab" * 32, "trained", Card("nano", "1", "pictures", "MIT", ""))
     outputs = (("flow", "embedding"), ("flow", "flow_backward", "embedding"), ("embedding", "features"))
     for name, names in zip(MODELS, outputs, strict=True):
         graph = Named(name, "images" if name == "mcjepa_embed" else "frames", names)

@@ -17,7 +17,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -26,13 +26,25 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mcjepa.config import Config, ConfigError, DataConfig, from_dict, to_dict, validate
+from mcjepa.errors import McjepaError
 from mcjepa.model import MCJEPA
 
 WEIGHTS, TRAINING, SIDECAR = "model.safetensors", "training.pt", "checkpoint.json"
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(McjepaError):
     """A checkpoint is missing, incomplete, altered or of another model."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a model card says of the weights: the member "card" of the sidecar, each of these optional."""
+
+    name: str  # default: the run's
+    version: str  # default: the number of steps
+    data: str  # what they were trained on; default: the names of the data sets
+    license: str
+    evaluation: str  # how the weights were chosen, and what others measured; default: nothing
 
 
 @dataclass(frozen=True)
@@ -43,6 +55,7 @@ class Checkpoint:
     minutes: float  # training time so far
     weights_sha256: str
     path: Path
+    card: Card
 
 
 def save(
@@ -63,7 +76,7 @@ def save(
         "step": step,
         "minutes": minutes,
         "weights_sha256": sha256(part / WEIGHTS),
-        "config": to_dict(replace(config, data=_names(config.data))),
+        "config": to_dict(replace(config, data=data_by_name(config.data))),
     }
     (part / SIDECAR).write_text(json.dumps(sidecar, indent=1))
     _flush([*part.iterdir(), part])
@@ -101,7 +114,8 @@ def load(path: Path) -> Checkpoint:
         if sha256(path / WEIGHTS) != sidecar["weights_sha256"]:
             raise CheckpointError(f"{path / WEIGHTS}: sha256 differs from the one in {SIDECAR}")
         model.load_state_dict(load_file(path / WEIGHTS))
-        return Checkpoint(model, config, sidecar["step"], sidecar["minutes"], sidecar["weights_sha256"], path)
+        step, minutes, digest = (sidecar[key] for key in ("step", "minutes", "weights_sha256"))
+        return Checkpoint(model, config, step, minutes, digest, path, _card(sidecar, config, path))
     except (OSError, KeyError, TypeError, ValueError, ConfigError, RuntimeError) as error:
         raise error if isinstance(error, CheckpointError) else CheckpointError(f"{path}: {error}") from error
 
@@ -115,7 +129,34 @@ def load_training_state(path: Path) -> dict[str, Any]:
     return state
 
 
-def _names(data: DataConfig) -> DataConfig:
+def _card(sidecar: dict[str, Any], config: Config, path: Path) -> Card:
+    """Raises CheckpointError for a member that is unknown or no text."""
+    stated = sidecar.get("card", {})
+    known = {field.name for field in fields(Card)}
+    if not isinstance(stated, dict) or not all(k in known and isinstance(v, str) for k, v in stated.items()):
+        raise CheckpointError(
+            f"{path / SIDECAR}: card may hold {', '.join(sorted(known))}, each a text; got {stated!r}"
+        )
+    run = path.resolve()
+    return Card(
+        **{
+            "name": (run.parent if run.name.startswith("step-") else run).name,
+            "version": str(sidecar["step"]),
+            "data": f"The checkpoint states names only: {data_names(config) or 'none'}.",
+            "license": "Not stated by the checkpoint: what the data it was trained on allow.",
+            "evaluation": "",
+        }
+        | stated
+    )
+
+
+def data_names(config: Config) -> str:
+    """The data sets of a configuration by name, in its order, with commas between them."""
+    data = data_by_name(config.data)
+    return ", ".join((*data.photos, *data.videos, *data.images))
+
+
+def data_by_name(data: DataConfig) -> DataConfig:
     """The data sets by their names alone."""
 
     def last_parts(paths: Iterable[str]) -> tuple[str, ...]:

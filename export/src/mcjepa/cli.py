@@ -1,6 +1,7 @@
 """The command `mcjepa`: train, evaluate, export, verify.
 
-Exit codes: 0 done, 1 failed (one line on stderr says why), 2 wrong usage, 130 interrupted.
+Exit codes: 0 done, 1 failed (one line on stderr says why; an error of torch keeps its traceback), 2 wrong
+usage, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 from mcjepa import __version__
 from mcjepa.config import PRESETS, load_config
+from mcjepa.errors import McjepaError
 from mcjepa.evaluate_cli import add_compose, add_evaluate
 from mcjepa.triton_cli import VARIANTS, add_triton_commands, write_variants
 
@@ -30,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
         run(args)
     except KeyboardInterrupt:
         return 130
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, McjepaError) as error:
         print(f"mcjepa {args.command}: {error}", file=sys.stderr)
         return 1
     return 0
@@ -65,7 +67,7 @@ def _add_export(commands: Any) -> None:
     export = commands.add_parser(
         "export", help="write the model repository; refuses where torch and ONNX differ"
     )
-    export.add_argument("--model-version", default=f"nano-{__version__}", help="default: %(default)s")
+    export.add_argument("--model-version", help="default: name and version that the checkpoint states")
     export.add_argument(
         "--variant", action="append", default=[], choices=VARIANTS, help="also for this backend of Triton"
     )
@@ -85,9 +87,21 @@ def _add_export(commands: Any) -> None:
 def _train(args: argparse.Namespace) -> None:
     from mcjepa.train import train
 
+    if args.device is not None:
+        _check_device(args.device)
     clock = [] if args.minutes is None else [f"train.minutes={args.minutes}"]
     last = train(load_config(args.preset, [*args.set, *clock]), args.run, args.init, args.device)
     print(last)
+
+
+def _check_device(name: str) -> None:
+    """Raise ValueError where torch has no such device here."""
+    import torch
+
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from error
 
 
 def _export(args: argparse.Namespace) -> None:

@@ -19,29 +19,42 @@ from mcjepa.model import MCJEPA
 from mcjepa.model.folding import folded
 from mcjepa.onnx_export import export_part, graphs, parts
 from mcjepa.onnx_whole import whole_embed, whole_flow
-from mcjepa.parity import check_parity, parity_rows
+from mcjepa.parity import ParityError, check_parity, parity_rows
 from mcjepa.triton_config import model_config, parameters, write_config
 
 
 def export(
-    source: Path, repository: Path, model_version: str, frames: Sequence[np.ndarray], command: str
+    source: Path, repository: Path, model_version: str | None, frames: Sequence[np.ndarray], command: str
 ) -> None:
     """Write `repository` from the checkpoint `source`.
 
-    frames: real frames for the parity check. command: how to repeat it, for the model card. Raises
-    CheckpointError, or ParityError where ONNX Runtime and torch differ; `repository` is then untouched.
+    model_version: None is the name and the version that the checkpoint states. frames: real frames for the
+    parity check. command: how to repeat it, for the model card. What was measured on these weights stays in
+    the card. Raises CheckpointError, or ParityError where ONNX Runtime and torch differ; `repository` is then
+    untouched.
     """
     saved = checkpoint.load(source)
-    params = parameters(saved.config, model_version, saved.weights_sha256, training_summary(saved))
+    card = saved.card
+    version = model_version or f"{card.name}-{card.version}"
+    params = parameters(saved.config, version, saved.weights_sha256, training_summary(saved), card)
     part = repository.with_name(f".{repository.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    model = folded(saved.model)
-    _write_graphs(model, part)
-    for graph in graphs(model):
-        write_config(part / graph.name / "config.pbtxt", model_config(graph, saved.config, params))
-    reports = check_parity(saved.model, part, frames)
-    model_card.save_result(part, "parity", parity_rows(reports), command)
-    _replace(part, repository)
+    try:
+        model = folded(saved.model)
+        _write_graphs(model, part)
+        for graph in graphs(model):
+            write_config(part / graph.name / "config.pbtxt", model_config(graph, saved.config, params))
+        reports = check_parity(saved.model, part, frames)
+        model_card.carry_over(repository, part)
+        model_card.save_result(part, "parity", parity_rows(reports), command)
+        _replace(part, repository)
+    except ParityError as error:
+        raise ParityError(
+            f"{error}\nNothing was written: {repository} is as it was. Try other real frames (--frames); if "
+            "it stays, export with other versions of torch and ONNX Runtime, or report it with this table."
+        ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _write_graphs(model: MCJEPA, repository: Path) -> None:
@@ -69,7 +82,7 @@ def training_summary(saved: checkpoint.Checkpoint) -> str:
         f"docs/EXPERIMENTS.md has their course.\n"
         f"Last part: known-motion pairs up to {largest:g} px, {_videos(config)} video pairs; weights of flow "
         f"and content {loss.flow:g} and {loss.content:g}, {_balance(config)}.\n"
-        f"Data: {_names(config)}."
+        f"Data: {checkpoint.data_names(config)}."
     )
 
 
@@ -80,11 +93,6 @@ def _balance(config: Config) -> str:
 
 def _videos(config: Config) -> str:
     return "and" if any(stage.video_batch for stage in config.train.stages) else "no"
-
-
-def _names(config: Config) -> str:
-    data = config.data
-    return ", ".join(Path(p).name for p in (*data.photos, *data.videos, *data.images))
 
 
 def _replace(part: Path, repository: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -22,12 +24,6 @@ from mcjepa.triton_config import Parameters, read_parameters
 RESULTS = "results.json"  # beside the card: what was measured on these weights
 LIMITS_PICTURE = "limits.jpg"
 
-DATA = """\
-Still images: tiny-ImageNet (100 images of each of 200 classes; research use), photographs from ImageNet and
-BSDS (research use). Video: DAVIS 2017 train (mostly CC BY 4.0), and 55 short clips from the test data of
-open-source projects (Apache-2.0, MIT, CC BY 4.0, and non-commercial ones among them). No labels were used.
-Because of the non-commercial sources **these weights are for research use only**; the code is Apache-2.0."""
-
 LIMITS = """\
 - Motion beyond about 100 px between the frames, at the resolution of the computation, and small fast objects
   are often missed; fine structures are blurred; where a point is hidden in frame 2 the flow is a guess.
@@ -42,14 +38,39 @@ def save_result(repository: Path, kind: str, result: Any, command: str) -> None:
 
     kind: a key of TITLES. Results of other weights are dropped.
     """
-    sha = _parameters(repository).weights_sha256
-    kept = _results(repository, sha) | {kind: {"command": command, "result": result}}
-    write_json(repository / RESULTS, {"weights_sha256": sha, "results": kept})
-    write_text(repository / "MODEL_CARD.md", render(_parameters(repository), kept))
+    entry = {"command": command, "result": result, "models": _fingerprint(repository, kind)}
+    _write(repository, kept_results(repository, _parameters(repository).weights_sha256) | {kind: entry})
 
 
-def render(parameters: Parameters, results: Mapping[str, Any]) -> str:
-    """The card as Markdown; a figure that was not measured on these weights is not in it."""
+def carry_over(old: Path, new: Path) -> None:
+    """Take what was measured on the same weights from one model repository to the next one's card."""
+    results = kept_results(old, _parameters(new).weights_sha256)
+    if "limits" in results and (old / LIMITS_PICTURE).is_file():
+        shutil.copyfile(old / LIMITS_PICTURE, new / LIMITS_PICTURE)
+    _write(new, results)
+
+
+def _write(repository: Path, results: Mapping[str, Any]) -> None:
+    parameters = _parameters(repository)
+    write_json(repository / RESULTS, {"weights_sha256": parameters.weights_sha256, "results": dict(results)})
+    current = {kind: _fingerprint(repository, kind) for kind in results}
+    write_text(repository / "MODEL_CARD.md", render(parameters, results, current))
+
+
+def _fingerprint(repository: Path, kind: str) -> str:
+    """sha256 of the models that a result is of: the same weights may be exported to another graph."""
+    digest = hashlib.sha256()
+    for name in MEASURED[kind]:
+        for file in sorted((repository / name / "1").glob("*.onnx")):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def render(parameters: Parameters, results: Mapping[str, Any], models: Mapping[str, str]) -> str:
+    """The card as Markdown; a figure that was not measured on these weights is not in it.
+
+    models: of each kind, the fingerprint of what is in the repository; a result of another one says so.
+    """
     sections = [
         f"# Model card: {parameters.model_version}",
         "One ConvNeXt pyramid trained jointly, without labels, for optical flow and image embeddings, in\n"
@@ -58,8 +79,9 @@ def render(parameters: Parameters, results: Mapping[str, Any]) -> str:
         "refinement, Brox et al., 2004), with nothing trained.",
         _contract_section(parameters),
         "## Training\n\n" + parameters.training_summary,
-        "## Data and licence\n\n" + DATA,
-        *(_result_section(kind, results[kind]) for kind in TITLES if kind in results),
+        f"## Data and licence\n\n{parameters.training_data}\n\n{parameters.license}",
+        *(_result_section(kind, results[kind], models[kind]) for kind in TITLES if kind in results),
+        *([f"## How the weights were chosen\n\n{parameters.evaluation}"] if parameters.evaluation else []),
         "## Limits\n\n" + LIMITS,
     ]
     return "\n\n".join(sections) + "\n"
@@ -67,14 +89,18 @@ def render(parameters: Parameters, results: Mapping[str, Any]) -> str:
 
 def _contract_section(parameters: Parameters) -> str:
     rows = asdict(parameters)
-    rows.pop("training_summary")
+    for text in ("training_summary", "training_data", "evaluation"):
+        rows.pop(text)
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     return "## Contract\n\n| parameter | value |\n|---|---|\n" + table
 
 
-def _result_section(kind: str, entry: Mapping[str, Any]) -> str:
-    table = TABLES[kind](entry["result"])
-    return f"## {TITLES[kind]}\n\n{table}\n\nReproduce: `{entry['command']}`"
+def _result_section(kind: str, entry: Mapping[str, Any], models: str) -> str:
+    text = f"## {TITLES[kind]}\n\n{TABLES[kind](entry['result'])}"
+    text += f"\n\nReproduce: `{entry['command']}`"
+    if entry.get("models") != models:
+        text += "\n\nMeasured on an earlier export of the same weights."
+    return text
 
 
 TITLES = {
@@ -86,6 +112,17 @@ TITLES = {
     "propagate": "Label propagation through video",
     "agreement": "Agreement of the two embeddings",
     "parity": "Parity of torch and ONNX Runtime on real frames",
+}
+FLOW_MODEL, EMBED_MODEL = ("mcjepa_flow",), ("mcjepa_embed",)
+MEASURED = {  # the models that a result is of
+    "flow": FLOW_MODEL,
+    "limits": FLOW_MODEL,
+    "knn": EMBED_MODEL,
+    "linear": EMBED_MODEL,
+    "segment": EMBED_MODEL,
+    "propagate": FLOW_MODEL + EMBED_MODEL,
+    "agreement": FLOW_MODEL + EMBED_MODEL,
+    "parity": (*FLOW_MODEL, "mcjepa_flow_bidirectional", *EMBED_MODEL),
 }
 TABLES: dict[str, Callable[[Any], str]] = {
     "flow": flow_table,
@@ -103,10 +140,14 @@ def _parameters(repository: Path) -> Parameters:
     return read_parameters(repository / "mcjepa_flow" / "config.pbtxt")
 
 
-def _results(repository: Path, weights_sha256: str) -> dict[str, Any]:
+def kept_results(repository: Path, weights_sha256: str) -> dict[str, Any]:
+    """What was measured in a model repository, if on these weights. Raises ValueError for a broken file."""
     path = repository / RESULTS
     if not path.is_file():
         return {}
-    stored = json.loads(path.read_text())
-    results: dict[str, Any] = stored["results"] if stored["weights_sha256"] == weights_sha256 else {}
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        results: dict[str, Any] = stored["results"] if stored["weights_sha256"] == weights_sha256 else {}
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path}: {type(error).__name__}: {error}; remove it to measure anew") from error
     return results

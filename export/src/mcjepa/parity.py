@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from mcjepa.data.files import decode_rgb, list_images
+from mcjepa.errors import McjepaError
 from mcjepa.model import MCJEPA
 from mcjepa.onnx_export import Graph, graphs
 from mcjepa.pictures import to_square
@@ -30,7 +31,7 @@ EMBEDDING_LIMIT = 1e-4  # cosine distance
 Run = Callable[[np.ndarray, str], np.ndarray]  # one output of what was exported for a batch, by its name
 
 
-class ParityError(RuntimeError):
+class ParityError(McjepaError):
     """The exported models and torch differ by more than the limits."""
 
 
@@ -47,8 +48,17 @@ class Parity:
     @property
     def passed(self) -> bool:
         """Rounding is allowed for: whether a vector ends inside the frame is a yes or no, and hangs on it."""
-        flow_limit = FLOW_LIMIT + self.rounding_px
-        return (self.flow_px or 0.0) < flow_limit and self.embedding_cosine < EMBEDDING_LIMIT
+        return not self.excess()
+
+    def excess(self) -> str:
+        """The model, its size and what is not within its limit there; empty where all is."""
+        limit = FLOW_LIMIT + self.rounding_px
+        over = []
+        if not (self.flow_px or 0.0) < limit:
+            over.append(f"flow {self.flow_px:.2g} px (limit {limit:.2g})")
+        if not self.embedding_cosine < EMBEDDING_LIMIT:
+            over.append(f"cosine distance {self.embedding_cosine:.2g} (limit {EMBEDDING_LIMIT:g})")
+        return f"{self.model} at {self.size}: {', '.join(over)}" if over else ""
 
 
 def read_frames(path: Path, count: int = 3) -> list[np.ndarray]:
@@ -82,6 +92,7 @@ def check_parity(model: MCJEPA, repository: Path, frames: Sequence[np.ndarray]) 
             reports += _compare(graph, runs, batch)
     if not all(report.passed for report in reports):
         raise ParityError(
+            f"ONNX Runtime and torch differ in {'; '.join(r.excess() for r in reports if not r.passed)}\n"
             f"flow limit {FLOW_LIMIT} px + rounding, cosine limit {EMBEDDING_LIMIT}\n{parity_table(reports)}"
         )
     return reports

@@ -13,12 +13,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from mcjepa.errors import McjepaError
 from mcjepa.files import write_text
 
 METRICS, LOCK = "metrics.jsonl", ".lock"
 
 
-class RunLockedError(RuntimeError):
+class RunLockedError(McjepaError):
     """Another process trains in the folder."""
 
 

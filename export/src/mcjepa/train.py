@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO, cast
@@ -25,6 +25,7 @@ from mcjepa import checkpoint, distributed, losses, ops, run_folder
 from mcjepa.config import Config, ConfigError, StageConfig, to_dict, validate
 from mcjepa.data.batches import Batch, Sources, batches, open_sources
 from mcjepa.data.device_batches import DeviceBatches
+from mcjepa.errors import McjepaError
 from mcjepa.graphed_step import GraphedStep
 from mcjepa.model import MCJEPA
 from mcjepa.pairs import count, pairs, video_batch
@@ -33,7 +34,7 @@ from mcjepa.whiten import fit_whitening
 ENDLESS = 10**9  # steps, for runs that end by the clock
 
 
-class TrainingDiverged(RuntimeError):
+class TrainingDiverged(McjepaError):
     """A loss is no longer finite; the last checkpoint is from before."""
 
 
@@ -399,8 +400,9 @@ def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, A
 
 def _identity(config: Config) -> dict[str, Any]:
     """What must agree for a run to be resumed: all but the length of the run and the data's whereabouts."""
-    tree = to_dict(config)
-    tree.pop("data")
+    tree = to_dict(replace(config, data=checkpoint.data_by_name(config.data)))
+    for key in ("video_cache", "workers", "on_device"):
+        tree["data"].pop(key)
     for key in ("steps", "minutes", "checkpoint_minutes", "log_every"):
         tree["train"].pop(key)
     return tree

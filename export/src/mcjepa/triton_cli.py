@@ -20,7 +20,8 @@ def add_triton_commands(commands: Any, repository: Path) -> None:
     build.set_defaults(run_command=_build)
     for p in (variant, build):
         p.add_argument("--model-repository", type=Path, default=repository, help=f"default: {repository}")
-        p.add_argument("--output", type=Path, required=True, help="folder to write; replaced as a whole")
+    variant.add_argument("--output", type=Path, help="default: beside the repository, named after both")
+    build.add_argument("--output", type=Path, required=True, help="folder to write; replaced as a whole")
 
 
 def write_variants(repository: Path, variants: list[str]) -> None:
@@ -28,16 +29,21 @@ def write_variants(repository: Path, variants: list[str]) -> None:
     from mcjepa.triton_variants import write_variant
 
     for variant in variants:
-        target = repository.with_name(f"{repository.name}-{variant}")
+        target = _beside(repository, variant)
         write_variant(repository, target, variant)
         print(target)
+
+
+def _beside(repository: Path, variant: str) -> Path:
+    return repository.with_name(f"{repository.name}-{variant}")
 
 
 def _variant(args: argparse.Namespace) -> None:
     from mcjepa.triton_variants import write_variant
 
-    write_variant(args.model_repository, args.output, args.variant)
-    print(args.output)
+    target = args.output or _beside(args.model_repository, args.variant)
+    write_variant(args.model_repository, target, args.variant)
+    print(target)
 
 
 def _build(args: argparse.Namespace) -> None:

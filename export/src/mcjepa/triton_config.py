@@ -11,6 +11,7 @@ from pathlib import Path
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from mcjepa.checkpoint import Card
 from mcjepa.config import Config
 from mcjepa.files import write_text
 from mcjepa.model.joint import MEAN, STD, STRIDE
@@ -18,7 +19,6 @@ from mcjepa.onnx_export import FEATURE_LEVEL, Graph
 from mcjepa.triton_serving import Serving, apply_serving
 
 MAX_BATCH_SIZE = 8
-LICENSE = "Weights for research use only: trained in part on data under non-commercial licences."
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,18 @@ class Parameters:
     embedding_size: str
     embed_image_size: str
     training_summary: str
+    license: str
+    training_data: str = ""
+    evaluation: str = ""
     contract_version: str = "1"
     stride: str = str(STRIDE)
     mean: str = ",".join(map(str, MEAN))
     std: str = ",".join(map(str, STD))
-    license: str = LICENSE
 
 
-def parameters(config: Config, model_version: str, weights_sha256: str, training_summary: str) -> Parameters:
+def parameters(
+    config: Config, model_version: str, weights_sha256: str, training_summary: str, card: Card
+) -> Parameters:
     """The parameters of a checkpoint with this configuration."""
     return Parameters(
         model_version=model_version,
@@ -45,6 +49,9 @@ def parameters(config: Config, model_version: str, weights_sha256: str, training
         embedding_size=str(config.model.content.embedding_dim),
         embed_image_size=str(config.model.content.image_size),
         training_summary=training_summary,
+        license=card.license,
+        training_data=card.data,
+        evaluation=card.evaluation,
     )
 
 
@@ -61,7 +68,8 @@ def model_config(graph: Graph, config: Config, params: Parameters) -> model_conf
         dims = shapes["embeddings" if graph.input_name == "frames" and name == "embedding" else name]
         message.output.add(name=name, data_type=model_config_pb2.TYPE_FP32, dims=dims)
     for item in fields(params):
-        message.parameters[item.name].string_value = getattr(params, item.name)
+        if value := getattr(params, item.name):
+            message.parameters[item.name].string_value = value
     apply_serving(message, Serving())
     return message
 

@@ -13,6 +13,7 @@ import numpy as np
 import onnxruntime as ort
 from tritonclient.grpc import InferenceServerClient, InferInput
 
+from mcjepa.errors import McjepaError
 from mcjepa.triton_serving import BUCKETS
 from mcjepa.triton_variants import MODELS, read_config
 
@@ -21,7 +22,7 @@ EMBEDDING_LIMIT = 1e-3  # cosine distance
 TIMEOUT_S = 120.0
 
 
-class ServedParityError(RuntimeError):
+class ServedParityError(McjepaError):
     """What Triton serves is not what was exported."""
 
 

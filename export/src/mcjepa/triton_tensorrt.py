@@ -18,6 +18,7 @@ from pathlib import Path
 from tritonclient.grpc import InferenceServerClient, model_config_pb2
 from tritonclient.utils import InferenceServerException
 
+from mcjepa.errors import McjepaError
 from mcjepa.triton_parity import Difference, check_served
 from mcjepa.triton_variants import MODELS, profiles, read_config, shape_text, write_variant
 
@@ -30,7 +31,7 @@ def build_tensorrt(
 ) -> list[Difference]:
     """Writes the variant `tensorrt` of the repository `source` to `target`.
 
-    precision: fp16 or fp32. Raises RuntimeError where a tool fails, ServedParityError where the plans answer
+    precision: fp16 or fp32. Raises McjepaError where a tool fails, ServedParityError where the plans answer
     otherwise than the ONNX files; `target` is then as it was.
     """
     part = target.with_name(f".{target.name}.part")
@@ -64,11 +65,11 @@ def _run(command: list[str], what: str) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_TIMEOUT_S, check=False)
     except FileNotFoundError:
-        raise RuntimeError(f"{what}: there is no {command[0]} here; run this in the Triton image") from None
+        raise McjepaError(f"{what}: there is no {command[0]} here; run this in the Triton image") from None
     except subprocess.TimeoutExpired:
-        raise RuntimeError(f"{what}: not finished after {BUILD_TIMEOUT_S} s") from None
+        raise McjepaError(f"{what}: not finished after {BUILD_TIMEOUT_S} s") from None
     if done.returncode != 0:
-        raise RuntimeError(f"{what} failed ({done.returncode}): {(done.stdout + done.stderr)[-2000:]}")
+        raise McjepaError(f"{what} failed ({done.returncode}): {(done.stdout + done.stderr)[-2000:]}")
 
 
 @contextmanager
@@ -93,11 +94,11 @@ def _wait_until_ready(process: subprocess.Popen[bytes], url: str) -> None:
     end = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < end:
         if process.poll() is not None:
-            raise RuntimeError(f"tritonserver ended with {process.returncode}; see its messages above")
+            raise McjepaError(f"tritonserver ended with {process.returncode}; see its messages above")
         try:
             with InferenceServerClient(url) as client:
                 if client.is_server_ready(client_timeout=5.0):
                     return
         except InferenceServerException:
             time.sleep(0.5)
-    raise RuntimeError(f"tritonserver was not ready after {START_TIMEOUT_S} s")
+    raise McjepaError(f"tritonserver was not ready after {START_TIMEOUT_S} s")

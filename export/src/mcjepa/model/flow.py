@@ -28,6 +28,7 @@ READ = 10  # channels of the projection that the surroundings see, at most
 MATCHED = 6  # channels that say where a match stands: flow, displacement, peak, inside
 COARSEST = 4  # index of the level of stride 32, where matching starts: radius 4 reaches 128 px there
 FINEST = 2  # index of the level of stride 8, where it ends
+PASSES = 2  # times that the last level is gone through where nothing is trained
 
 
 class Estimator(nn.Module):
@@ -100,14 +101,22 @@ class LevelMatcher(nn.Module):
         self.project = nn.Conv2d(dim, context_dim(config), 1)
         self.log_temperature = nn.Parameter(torch.tensor(math.log(config.temperature)))
 
-    def forward(self, map1: Tensor, map2: Tensor, flow: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Projected features -> corr (B, (2r+1)^2, H, W), displacement (B, 2, H, W) px, peak (B, 1, H, W)."""
+    def prepare(self, map1: Tensor, map2: Tensor) -> tuple[Tensor, Tensor]:
+        """Projected features -> what is matched of each frame, (B, `match_dim`, H, W) of length 1."""
         source, target = standardise(map1[:, : self.match_dim], map2[:, : self.match_dim])
+        with torch.autocast(map1.device.type, enabled=False):
+            return ops.normalise(source), ops.normalise(target)
+
+    def forward(self, source: Tensor, target: Tensor, flow: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What `prepare` gives, and a flow (B, 2, H, W) px to start from, of which no gradient is taken.
+
+        corr (B, (2r+1)^2, H, W), displacement (B, 2, H, W) px, peak (B, 1, H, W).
+        """
         # detached: gradients reach the coarser flow by the sum alone, else they explode along the warps
-        with torch.autocast(map1.device.type, enabled=False):  # bfloat16 is 0.015 px off at best
-            warped = ops.warp(ops.normalise(target), flow.detach())
+        with torch.autocast(source.device.type, enabled=False):  # bfloat16 is 0.015 px off at best
+            warped = ops.warp(target, flow.detach())
             temperature = self.log_temperature.exp().clamp(max=MAX_TEMPERATURE)
-            return ops.match(ops.normalise(source), warped, self.radius, self.block, temperature)
+            return ops.match(source, warped, self.radius, self.block, temperature)
 
 
 class LevelUpdate(nn.Module):
@@ -124,13 +133,18 @@ class LevelUpdate(nn.Module):
         self.surroundings = Surroundings(config.hidden_dim + seen, config.hidden_dim)
 
     def correct(
-        self, matcher: LevelMatcher, map1: Tensor, map2: Tensor, flow: Tensor, hidden: Tensor
+        self,
+        matcher: LevelMatcher,
+        map1: Tensor,
+        matched: tuple[Tensor, Tensor],
+        flow: Tensor,
+        hidden: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Flow (B, 2, h, w) px of the level and hidden state (B, hidden_dim, h, w) -> the next ones.
 
-        map1, map2: what `matcher.project` gives of frames 1 and 2.
+        map1: what `matcher.project` gives of frame 1; matched: what `matcher.prepare` gives of both frames.
         """
-        corr, displacement, peak = matcher(map1, map2, flow)
+        corr, displacement, peak = matcher(*matched, flow)
         limit = self.config.max_flow / matcher.stride  # px of this level
         inside = ops.inside(flow)
         flow = (flow + displacement).clamp(-limit, limit)
@@ -163,7 +177,7 @@ class FlowHead(LevelUpdate):
 
     def forward(self, feats1: list[Tensor], feats2: list[Tensor]) -> list[Tensor]:
         """feats1, feats2: encoder pyramids, finest first. Every level clips the flow to config.max_flow."""
-        return self.match(self.project(feats1), self.project(feats2))
+        return self.match(self.project(feats1), self.project(feats2), passes=1)
 
     def project(self, feats: list[Tensor]) -> list[Tensor]:
         """Pyramid of frames -> what is matched and read of each, whatever its pair.
@@ -175,8 +189,11 @@ class FlowHead(LevelUpdate):
             for matcher, f in zip(self.matchers, feats[FINEST : COARSEST + 1], strict=True)
         ]
 
-    def match(self, maps1: list[Tensor], maps2: list[Tensor]) -> list[Tensor]:
-        """As forward, of the maps that `project` gives for frame 1 and for frame 2."""
+    def match(self, maps1: list[Tensor], maps2: list[Tensor], passes: int = PASSES) -> list[Tensor]:
+        """As forward, of the maps that `project` gives for frame 1 and for frame 2.
+
+        The last level is gone through `passes` times: what starts nearer is matched better.
+        """
         b, _, h, w = maps1[-1].shape
         flow = maps1[-1].new_zeros(b, 2, h, w)
         hidden = maps1[-1].new_zeros(b, self.config.hidden_dim, h, w)
@@ -184,6 +201,8 @@ class FlowHead(LevelUpdate):
         for matcher, map1, map2 in reversed(list(zip(self.matchers, maps1, maps2, strict=True))):
             if levels:
                 flow, hidden = to_finer(flow, hidden)
-            flow, hidden = self.correct(cast(LevelMatcher, matcher), map1, map2, flow, hidden)
+            matched = matcher.prepare(map1, map2)  # type: ignore[operator]
+            for _ in range(passes if len(levels) == COARSEST - FINEST else 1):
+                flow, hidden = self.correct(cast(LevelMatcher, matcher), map1, matched, flow, hidden)
             levels.append(flow)
         return levels

@@ -84,7 +84,9 @@ class MCJEPA(nn.Module):
         """Two frames (B, 3, H, W) RGB 0 .. 255 -> flow, refined; both go through the encoder as one batch."""
         feats = self.encode(torch.cat([img1, img2]))
         b = img1.shape[0]
-        levels = self.flow([f[:b] for f in feats], [f[b:] for f in feats]).levels
+        head = self.recurrent_head or self.flow_head
+        maps = head.project(feats)
+        levels = head.match([m[:b] for m in maps], [m[b:] for m in maps])
         with torch.autocast(img1.device.type, enabled=False):  # bfloat16 would round the flow
             grey1, grey2 = self.refinement.grey(img1), self.refinement.grey(img2)
             return FlowOutput(self.refinement(grey1, grey2, levels[-1]), levels)

@@ -17,13 +17,12 @@ from torch import Tensor, nn
 
 from mcjepa import ops
 from mcjepa.config import EncoderConfig, FlowConfig, RecurrentConfig
-from mcjepa.model.flow import FINEST, FlowHead, LevelMatcher, LevelUpdate, to_finer
+from mcjepa.model.flow import FINEST, PASSES, FlowHead, LevelMatcher, LevelUpdate, to_finer
 from mcjepa.model.matching import standardise
 
 LEVEL = 3  # index of the level of stride 16 in the pyramid
 COST_SCALE = 6.0  # of cosines, so that costs and flow reach the update at like sizes
 FLOW_SCALE = 0.25  # of the flow in px of stride 16
-FINE_PASSES = 2  # at stride 8
 
 
 class RecurrentHead(LevelUpdate):
@@ -61,8 +60,9 @@ class RecurrentHead(LevelUpdate):
         (fine1, map1), (fine2, map2) = maps1, maps2
         levels, state = self.recurrent(map1, map2, iterations or self.config.recurrent.iterations)
         flow, hidden = to_finer(levels[-1], self.to_hidden(state))
-        for _ in range(FINE_PASSES):
-            flow, hidden = self.correct(self.matcher, fine1, fine2, flow, hidden)
+        matched = self.matcher.prepare(fine1, fine2)
+        for _ in range(PASSES):
+            flow, hidden = self.correct(self.matcher, fine1, matched, flow, hidden)
             levels.append(flow)
         return levels
 

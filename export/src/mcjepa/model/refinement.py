@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mcjepa import ops
+from mcjepa.model.stillness import Stillness
 
 LUMINANCE = (0.299, 0.587, 0.114)  # of R, G, B (ITU-R BT.601)
 STEPS_AT_4, STEPS_AT_2 = (6, 6, 6), (4, 4)  # iterations of each step at strides 4 and 2
@@ -34,6 +35,7 @@ class Refinement(nn.Module):
     def __init__(self, max_flow: float) -> None:
         super().__init__()
         self.max_flow = max_flow
+        self.stillness = Stillness()
         self.register_buffer("luminance", torch.tensor([LUMINANCE]), persistent=False)
         self.register_buffer("derivatives", derivatives(), persistent=False)
         self.register_buffer("swapped", torch.tensor([1, 0]), persistent=False)
@@ -47,7 +49,7 @@ class Refinement(nn.Module):
     def forward(self, grey1: Tensor, grey2: Tensor, flow: Tensor) -> Tensor:
         """Grey frames (B, 1, H / 2, W / 2) and flow (B, 2, H / 8, W / 8) px of its grid -> (B, 2, H, W) px.
 
-        No component of the result is beyond `max_flow`.
+        Where nothing moves it is 0 (`stillness.py`). No component of the result is beyond `max_flow`.
         """
         coarse1, coarse2 = F.avg_pool2d(grey1, 2), F.avg_pool2d(grey2, 2)
         flow = ops.upsample_flow_bilinear(flow)
@@ -56,6 +58,8 @@ class Refinement(nn.Module):
         flow = ops.upsample_flow_bilinear(flow)
         for iterations in STEPS_AT_2:
             flow = self.step(grey1, grey2, flow, iterations)
+        factor, doubt = self.stillness(coarse1, coarse2)
+        flow = flow * F.interpolate(factor, scale_factor=8.0, mode="nearest") + doubt / 2
         limit = self.max_flow / 2  # px of stride 2
         return ops.upsample_flow_bilinear(flow.clamp(-limit, limit))
 
