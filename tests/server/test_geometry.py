@@ -6,7 +6,7 @@ from mcjepa_server.errors import InvalidInput
 from mcjepa_server.geometry import Geometry, Padding, max_aspect, plan_geometry, split_clip
 from mcjepa_server.scaling import pack_clip, resize_square, unpack_flow
 
-STRIDE = Padding(64)
+STRIDE = Padding(64, smallest_side=128)
 BUCKETS = Padding(64, ((1024, 448), (640, 384), (1024, 576)), 0.25)
 SIZES = [(16, 16), (17, 33), (64, 64), (65, 64), (127, 128), (129, 128), (1920, 1080), (1080, 1920)]
 STRIPS = [(16, 250), (512, 16), (16, 4096), (64, 512), (8000, 500)]

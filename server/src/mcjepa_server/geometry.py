@@ -55,7 +55,7 @@ class Padding(NamedTuple):
     stride: int
     buckets: tuple[tuple[int, int], ...] = ()
     max_overhead: float = 0.0
-    smallest_side: int = 128
+    smallest_side: int = 1
 
     @property
     def least(self) -> int:
