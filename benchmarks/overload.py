@@ -131,8 +131,11 @@ async def watch(server: ServerProcess, seen: Seen, stop: asyncio.Event) -> None:
     async with httpx2.AsyncClient(base_url=server.url, timeout=30, headers=closing) as client:
         while not stop.is_set():
             start = time.perf_counter()
-            status = (await client.get("/healthz")).status_code
-            seen.health.append(time.perf_counter() - start if status == 200 else float("inf"))
+            try:
+                good = (await client.get("/healthz")).status_code == 200
+            except httpx2.HTTPError:
+                good = False
+            seen.health.append(time.perf_counter() - start if good else float("inf"))
             seen.memory.append(usage(server.pid)["rss_mb"])
             await asyncio.sleep(0.5)
 
