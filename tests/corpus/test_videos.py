@@ -69,6 +69,29 @@ def test_every_container_has_the_frames_that_ffmpeg_finds(videos, kind):
     assert np.allclose([frame[1] for frame in frames], np.arange(60) / 25, atol=0.002)
 
 
+@pytest.mark.parametrize(
+    "pixel_format",
+    [
+        "yuv420p10le",
+        "yuv422p",
+        "yuv444p12le",
+        "gray",
+        "gray16le",
+        "gbrp",
+        "gbrp16le",
+        "rgba64le",
+        "bgra",
+        "yuva420p",
+    ],
+)
+def test_every_depth_of_bits_gives_the_pixels_of_ffmpeg(videos, pixel_format):
+    path = videos.encode(f"{pixel_format}.mkv", "-c:v", "ffv1", "-pix_fmt", pixel_format, frames=2)
+    frames, error = read(path)
+    assert error is None
+    difference = np.abs(pixels(frames).astype(int) - videos.decode(path))
+    assert difference.mean() < 2
+
+
 @pytest.mark.parametrize("kind", CONTAINERS)
 @pytest.mark.parametrize("trailer", [b"\x12" * 16, b"TAG" + b"x" * 125, bytes(5000)])
 def test_bytes_behind_the_end_do_not_matter(videos, tmp_path, kind, trailer):
