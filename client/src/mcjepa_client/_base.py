@@ -46,6 +46,7 @@ from mcjepa_client._video.clips import ClipLimits
 from mcjepa_client._video.frames import Image
 from mcjepa_client._video.job import VideoOptions
 from mcjepa_client._video.results import join_parts
+from mcjepa_client._video.shrink import shrink
 from mcjepa_client._wire import read_json
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
@@ -210,6 +211,8 @@ class BaseClient:
         self, frames: list[Image], options: VideoOptions, limits: ClipLimits, patience: Patience
     ) -> Operation[AnalyzeResult]:
         """The analysis of a clip; in parts that overlap by one frame when its files are too large for one."""
+        size = limits.computed_size(frames[0].shape, options.max_side)
+        frames = yield from work(partial(shrink, frames, size))
         request = yield from work(
             partial(requests.analyze, frames, options.direction, options.occlusion, options.max_side)
         )

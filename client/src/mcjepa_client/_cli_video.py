@@ -2,8 +2,9 @@
 
 import argparse
 import sys
-from collections.abc import Callable
-from contextlib import closing
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,6 +13,7 @@ from mcjepa_client._errors import McjepaError
 from mcjepa_client._video.batch import Entry, find_entries, run_batch, table
 from mcjepa_client._video.clips import DEFAULT_CLIP_FRAMES
 from mcjepa_client._video.job import DEFAULT_IN_FLIGHT, DEFAULT_PATIENCE
+from mcjepa_client._video.names import printable
 from mcjepa_client._video.overlay import View
 from mcjepa_client._video.plan import plan_video
 from mcjepa_client._video.process import ProcessResult
@@ -73,7 +75,13 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     option("--max-side", type=int, metavar="PX", help="compute at most at this longer side")
     option("--direction", choices=("forward", "both"), default="forward", help="both: keep the way back too")
     option("--occlusion", action="store_true", help="keep masks of hidden pixels too")
-    option("--fps", type=float, default=DEFAULT_FPS, metavar="N", help="of image files (default %(default)g)")
+    option(
+        "--fps",
+        type=float,
+        default=DEFAULT_FPS,
+        metavar="N",
+        help="of image files, 1/3600 to 1000 (default %(default)g)",
+    )
     option(
         "--clip-frames",
         type=int,
@@ -127,7 +135,7 @@ def _describe(result: ProcessResult) -> str:
 def _process(
     client: Client, arguments: argparse.Namespace, source: str | Path, out: Path, name: str
 ) -> ProcessResult:
-    with closing(ProgressBar(name, sys.stderr)) as progress:
+    with closing(ProgressBar(printable(name), sys.stderr)) as progress, _warnings_as_lines():
         return client.process(
             source,
             out,
@@ -153,8 +161,8 @@ def _batch(arguments: argparse.Namespace, connect: Connect) -> None:
         outcomes = []
         for outcome in run_batch(entries, process):
             outcomes.append(outcome)
-            if outcome.status == "failed":
-                sys.stderr.write(f"mcjepa-client: {outcome.name}: {outcome.message}\n")
+            if outcome.message:
+                _complain(f"{outcome.name}: {outcome.message}")
     _say(table(outcomes))
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     if failed:
@@ -166,9 +174,21 @@ def _dry_run(entries: list[Entry], arguments: argparse.Namespace) -> None:
         try:
             plan = str(plan_video(entry.source, arguments.output / entry.name, **_settings(arguments)))
         except (McjepaError, OSError) as error:
-            plan = f"{entry.name}: {error}"
+            plan = f"{printable(entry.name)}: {error}"
         _say(plan)
 
 
 def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(printable(text) + "\n")
+
+
+def _complain(text: str) -> None:
+    sys.stderr.write(f"mcjepa-client: {printable(' '.join(text.split()))}\n")
+
+
+@contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Show warnings as they come, as the other messages of the command."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: _complain(f"warning: {message}")
+        yield

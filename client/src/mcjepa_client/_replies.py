@@ -65,7 +65,8 @@ def read_limits(reply: Reply) -> EmbedLimits:
 
 
 def read_clip_limits(reply: Reply) -> ClipLimits:
-    return ClipLimits(*_limits(reply, "max_frames", "max_request_pixels", "max_body_bytes"))
+    names = ("max_frames", "max_request_pixels", "max_body_bytes", "max_side", "max_compute_pixels")
+    return ClipLimits(*_limits(reply, *names))
 
 
 def _limits(reply: Reply, *names: str) -> list[int]:

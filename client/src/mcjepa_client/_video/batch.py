@@ -1,5 +1,8 @@
 """Many videos, one after the other: what they are, and what became of each."""
 
+import codecs
+import os
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -8,11 +11,13 @@ from typing import Literal
 
 from mcjepa_client._errors import ConnectionFailedError, InputError, McjepaError, ServiceUnavailableError
 from mcjepa_client._video.images import natural_order
+from mcjepa_client._video.journal import FolderInUseError
+from mcjepa_client._video.names import printable
 from mcjepa_client._video.process import ProcessResult
 
 VIDEO_SUFFIXES = frozenset({
-    ".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts",
-    ".webm", ".wmv", ".y4m",
+    ".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv",
+    ".ts", ".webm", ".wmv", ".y4m",
 })  # fmt: skip
 Status = Literal["done", "skipped", "failed", "not started"]
 
@@ -44,44 +49,53 @@ def find_entries(path: Path, out: Path) -> list[Entry]:
     Raises InputError when there are none, or two would have the same folder.
     """
     if path.is_dir():
-        entries = list(_in_folder(path, out.absolute()))
+        entries = list(_in_folder(path, out))
     elif path.is_file():
         entries = list(_in_list(path))
     else:
-        raise InputError(f"batch: there is no {path}")
+        raise InputError(f"batch: there is no {printable(path)}")
     if not entries:
-        raise InputError(f"batch: there are no videos in {path}")
-    _check_names(entries)
+        raise InputError(f"batch: there are no videos in {printable(path)}")
+    _check_names(entries, out)
     return entries
 
 
 def _in_folder(folder: Path, out: Path) -> Iterator[Entry]:
+    """All but what is in `out`, where that is a folder inside: results have videos too."""
+    inside = out.resolve() != folder.resolve() and out.resolve().is_relative_to(folder.resolve())
     for path in sorted(folder.rglob("*"), key=natural_order):
         relative = path.relative_to(folder)
-        left_out = path.absolute().is_relative_to(out) or any(part.startswith(".") for part in relative.parts)
-        if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file() and not left_out:
+        left_out = inside and (folder.resolve() / relative).is_relative_to(out.resolve())
+        hidden = any(part.startswith(".") for part in relative.parts)
+        if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file() and not left_out and not hidden:
             yield Entry(relative.as_posix(), path)
 
 
 def _in_list(file: Path) -> Iterator[Entry]:
-    try:
-        lines = file.read_text().splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(f"batch: {file} is not a list of paths, one on a line; is it a video?") from error
-    for line in (line.strip() for line in lines):
+    data = file.read_bytes()
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # as PowerShell writes it
+        text = data.decode("utf-16", "replace")
+    else:
+        text = os.fsdecode(data.removeprefix(codecs.BOM_UTF8))
+    if "\0" in text:
+        raise InputError(f"batch: {printable(file)} is not a list of paths, one on a line; is it a video?")
+    for line in (line.strip() for line in re.split(r"\r\n|\n|\r", text)):
         if line and not line.startswith("#"):
             path = Path(line)
             inside = not path.is_absolute() and ".." not in path.parts
             yield Entry(path.as_posix() if inside else path.name, file.parent / path)
 
 
-def _check_names(entries: Iterable[Entry]) -> None:
+def _check_names(entries: Iterable[Entry], out: Path) -> None:
     seen: dict[str, Path] = {}
     for entry in entries:
+        name, source = printable(entry.name), printable(entry.source)
         if entry.name in seen:
             raise InputError(
-                f"batch: {seen[entry.name]} and {entry.source} would both be written to {entry.name}"
+                f"batch: {printable(seen[entry.name])} and {source} would both be written to {name}"
             )
+        if (out / entry.name).resolve() == entry.source.resolve():
+            raise InputError(f"batch: the results of {source} would be written to the video itself: {out}")
         seen[entry.name] = entry.source
 
 
@@ -93,18 +107,22 @@ def run_batch(entries: list[Entry], process: Callable[[Entry], ProcessResult]) -
             result = process(entry)
         except (ConnectionFailedError, ServiceUnavailableError) as error:
             yield replace(_failed(entry, began, error), is_unreachable=True)
-            yield from (Outcome(other.name, "not started") for other in entries[place + 1 :])
+            yield from (Outcome(printable(other.name), "not started") for other in entries[place + 1 :])
             return
-        except (McjepaError, OSError) as error:
+        except FolderInUseError as error:
+            yield replace(_failed(entry, began, error), status="skipped")
+        except Exception as error:  # whatever it is, the others go on
             yield _failed(entry, began, error)
         else:
             status: Status = "skipped" if result.was_done else "done"
-            yield Outcome(entry.name, status, result.frames, time.monotonic() - began)
+            yield Outcome(printable(entry.name), status, result.frames, time.monotonic() - began)
 
 
 def _failed(entry: Entry, began: float, error: Exception) -> Outcome:
     frames = getattr(error, "frames", 0)
-    return Outcome(entry.name, "failed", frames, time.monotonic() - began, str(error))
+    known = isinstance(error, McjepaError | OSError)
+    message = str(error) if known else f"{type(error).__name__}: {error}"
+    return Outcome(printable(entry.name), "failed", frames, time.monotonic() - began, message)
 
 
 def table(outcomes: list[Outcome]) -> str:

@@ -4,15 +4,18 @@ How a video is cut depends on nothing but its frames and the length of a clip: a
 another was killed asks for the very same clips.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
 from mcjepa_client._errors import InputError, VideoError
-from mcjepa_client._video.frames import Frame, Image, Selection, Source
+from mcjepa_client._video.frames import Frame, Image, Selection, Source, round_up
+from mcjepa_client._video.shrink import computed_size
 
 DEFAULT_CLIP_FRAMES = 16
 _MAX_REPLY_BYTES = 2**26  # of the flow of one clip: 64 MiB
+_MAX_FRAME_BYTES = 2**27  # of the frames of one clip, which are held until it is answered: 128 MiB
 _BYTES_PER_PIXEL = 8  # of a flow: two float32
 
 
@@ -23,6 +26,7 @@ class Shot:
     index: int
     timestamp: float
     image: Image  # (H, W, 3) RGB
+    damage: str | None = None
 
 
 @dataclass(frozen=True)
@@ -60,13 +64,22 @@ class ClipLimits:
     frames: int
     pixels: int
     body_bytes: int
+    max_side: int  # px, at which flow is computed unless a request says otherwise
+    compute_pixels: int  # of a frame whose flow is computed
+
+    def computed_size(self, shape: tuple[int, ...], max_side: int | None) -> tuple[int, int]:
+        """Height and width at which frames (H, W, ...) are computed, and sent."""
+        return computed_size(shape, max_side or self.max_side, self.compute_pixels)
 
 
-def clip_length(wanted: int, shape: tuple[int, ...], directions: int, limits: ClipLimits) -> int:
+def clip_length(
+    wanted: int, shape: tuple[int, ...], directions: int, max_side: int | None, limits: ClipLimits
+) -> int:
     """Frames of a clip of (H, W, ...) frames: as many as wanted, as the server takes, and as memory bears."""
-    pixels = shape[0] * shape[1]
+    pixels = math.prod(limits.computed_size(shape, max_side))
     by_reply = 1 + _MAX_REPLY_BYTES // (pixels * _BYTES_PER_PIXEL * directions)
-    return max(2, min(wanted, limits.frames, limits.pixels // pixels, by_reply))
+    by_frames = _MAX_FRAME_BYTES // (shape[0] * shape[1] * 3)
+    return max(2, min(wanted, limits.frames, limits.pixels // pixels, by_reply, by_frames))
 
 
 def check_clip_frames(value: int) -> int:
@@ -78,8 +91,8 @@ def check_clip_frames(value: int) -> int:
 def load_shots(source: Source, selection: Selection, skip: int = 0) -> Iterator[Shot]:
     """The selected frames but the first `skip`, all of one size. Raises VideoError where that ends early."""
     size = None
-    for frame in islice(selection.of(source.frames()), skip, None):
-        shot = Shot(frame.index, frame.timestamp, frame.load())
+    for frame in islice(selection.of(source), skip, None):
+        shot = Shot(frame.index, frame.timestamp, frame.load(), frame.damage)
         size = size or shot.image.shape
         if shot.image.shape != size:
             raise VideoError(_describe_change(source, frame, size, shot.image), frames=frame.index)
@@ -111,7 +124,8 @@ def cut_clips(shots: Iterator[Shot], length: int, first: int = 0) -> Iterator[Cl
 
 def _describe_change(source: Source, frame: Frame, size: tuple[int, ...], image: Image) -> str:
     height, width = image.shape[:2]
+    later = round_up(frame.timestamp)
     return (
         f"{source.name}: frame {frame.index} ({frame.timestamp:.3f} s) is {width}x{height}, "
-        f"those before are {size[1]}x{size[0]}"
+        f"those before are {size[1]}x{size[0]}; start={later:.3f} goes on with it"
     )

@@ -1,11 +1,13 @@
-"""Video files and network streams, decoded by PyAV: exact times, rotation, and no silence about damage.
+"""Video files and network streams, decoded by PyAV: exact times, upright, and no silence about damage.
 
 Decoders hide damage: they repeat what they have and go on. So a stream counts as damaged from the first
-frame on that the demuxer or the decoder marks as corrupt, and as truncated when it ends before its header
-says. Frames up to there are delivered, then VideoError is raised.
+frame on that the demuxer or the decoder marks as corrupt up to the next key frame, and as truncated when it
+ends before its header says. Damage that ends before the first frame that is wanted is passed over and noted;
+at other damage VideoError is raised after the frames before it, and names the time of that key frame.
 """
 
 import os
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,159 +15,336 @@ from typing import Any
 
 from mcjepa_client._errors import VideoError
 from mcjepa_client._extras import require
-from mcjepa_client._video.frames import Frame, SourceInfo
-from mcjepa_client._video.lengths import missing_bytes
+from mcjepa_client._video.frames import Frame, SourceInfo, round_up
+from mcjepa_client._video.lengths import lost_fragments, missing_bytes
+from mcjepa_client._video.names import printable
 from mcjepa_client._video.rgb import from_frame
 
 _OPEN_TIMEOUT, _READ_TIMEOUT = 10.0, 30.0  # seconds, of network streams
 _COUNTED = {"mov", "mp4"}  # formats whose header has the exact number of frames
 _TIMED = {"matroska", "webm"}  # formats whose header has the exact duration
+_INDEXED = {"avi"}  # formats without time stamps, whose index tells the time of what follows a gap
+_CHUNK_HEADER = 8  # bytes of AVI before the data of a packet
+_DAMAGED, _TRUNCATED = "damaged", "truncated"
 _ROUNDING = 0.002  # seconds
+_DEFAULT_BONUS = 5_000_000  # px that ffmpeg adds to a stream that is marked as the default
+_MAX_ERRORS = 1000  # of the demuxer without a packet between them
+_JUMP = 2  # packets up to a jump of counters, from the one that is marked on: parsers mark one early
+_HELD = 64  # packets between demuxer and decoder; more than any decoder holds back
 
 
 @dataclass(frozen=True)
 class ContainerSource:
-    """The first video stream of a file or of a network address that FFmpeg can read."""
+    """The video stream that ffmpeg would take of a file or of a network address."""
 
     address: str
 
     @property
     def name(self) -> str:
-        return self.address
+        return printable(self.address)
 
     def info(self) -> SourceInfo:
-        with _open(self.address) as container:
-            stream = container.streams.video[0]
+        with _open(self.address, self.name) as container:
+            stream = best_stream(container)
             duration = _duration(container, stream)
             frames = stream.frames or None
             if frames is None and duration and stream.average_rate:
                 frames = max(1, round(duration * float(stream.average_rate)))
-            context = stream.codec_context
-            return SourceInfo(frames, duration, context.width, context.height)
+            width, height = self._size(stream)
+            return SourceInfo(frames, duration, width, height)
 
-    def frames(self) -> Iterator[Frame]:
-        with _open(self.address) as container:
-            reading = _Reading(self.address, container)
-            for index, frame in enumerate(reading.decode()):
-                yield Frame(index, reading.time_of(frame), partial(from_frame, frame))
+    def _size(self, stream: Any) -> tuple[int, int]:
+        """Width and height of the first frame, upright; as the header has them when it cannot be decoded."""
+        try:
+            height, width = next(self.frames()).load().shape[:2]
+        except (VideoError, StopIteration):
+            return stream.codec_context.width, stream.codec_context.height
+        return width, height
+
+    def frames(self, start: float = 0.0) -> Iterator[Frame]:
+        with _open(self.address, self.name) as container:
+            yield from _Reading(self.address, container, start).frames()
 
 
-def _open(address: str) -> Any:
-    """An open container that has video. Raises VideoError otherwise."""
+def _open(address: str, name: str) -> Any:
+    """An open container that has video. Raises VideoError otherwise.
+
+    A file is named as one: FFmpeg would take "cam1:front.mp4" for an address.
+    """
     av = require("av", "video")
+    target = f"file:{address}" if os.path.exists(address) else address
     try:
-        container = av.open(address, timeout=(_OPEN_TIMEOUT, _READ_TIMEOUT))
+        container = av.open(target, timeout=(_OPEN_TIMEOUT, _READ_TIMEOUT))
     except (av.FFmpegError, ValueError) as error:
-        raise VideoError(f"{address}: cannot be read as a video: {_reason(error)}") from error
-    if not container.streams.video:
+        raise VideoError(f"{name}: cannot be read as a video: {_reason(error)}") from error
+    stream = best_stream(container)
+    if stream is None:
         container.close()
-        raise VideoError(f"{address}: there is no video in it")
-    container.streams.video[0].thread_type = "SLICE"  # frame threads make damage depend on their timing
+        raise VideoError(f"{name}: there is no video in it")
+    stream.thread_type = "SLICE"  # frame threads make damage depend on their timing
     return container
+
+
+def best_stream(container: Any) -> Any:
+    """The video stream that ffmpeg takes: no cover picture, the default or the largest or the first of them.
+
+    None where there is none. The rule is `map_auto_video` of FFmpeg's fftools/ffmpeg_mux_init.c.
+    """
+    flags = require("av.stream", "video").Disposition
+    streams = [
+        stream
+        for stream in container.streams.video
+        if stream.codec_context is not None and not stream.disposition & flags.attached_pic
+    ]
+
+    def score(stream: Any) -> int:
+        pixels: int = stream.codec_context.width * stream.codec_context.height
+        return pixels + (_DEFAULT_BONUS if stream.disposition & flags.default else 0)
+
+    return max(streams, key=score, default=None)
 
 
 @dataclass
 class _Reading:
-    """One pass over a stream."""
+    """One pass over a stream.
+
+    Attributes:
+        start: seconds; damage before it does not matter.
+        index: number of the next frame.
+        reached: seconds; the end of the last packet of any stream.
+        interval: seconds; the longest between two frames.
+        damage: why frames cannot be trusted at present, if they cannot.
+        passed: what was met and passed over.
+    """
 
     address: str
     container: Any
+    start: float = 0.0
     packets: int = 0
-    reached: float = 0.0  # seconds: the end of the last packet of any stream
-    interval: float = 0.0  # seconds: the longest between two frames
-    decoded: int = 0
-    _last: float = field(default=-1.0)
-    _origin: float | None = None
+    _dts: int | None = None  # of the last one
+    reached: float = 0.0
+    interval: float = 0.0
+    index: int = 0
+    damage: str | None = None
+    _kind: str = _DAMAGED
+    passed: str | None = None
+    _last: float = -1.0
+    _origin: int | None = None  # time stamp of the first frame
+    #: Number and time stamp of packets by their place in the file, where there is an index.
+    _index: dict[int, tuple[int, int]] = field(default_factory=dict)
+    #: Number of the frame and its time after which the damage came.
+    _lost: tuple[int, float] = (0, 0.0)
+    #: Time stamps of packets that the decoder may hold; then those it held when the damage came.
+    _fed: deque[int | None] = field(default_factory=partial(deque, maxlen=_HELD))
+    _before: frozenset[int | None] = frozenset()
+    #: How many packets came before a key frame, by its time stamp.
+    _keys: deque[tuple[int | None, int]] = field(default_factory=partial(deque, maxlen=_HELD))
 
-    @property
-    def stream(self) -> Any:
-        return self.container.streams.video[0]
+    def __post_init__(self) -> None:
+        self.stream = best_stream(self.container)
+        self.formats = set(self.container.format.name.split(","))
+        self.is_file = os.path.isfile(self.address)
+        if self.formats & _INDEXED:
+            entries = [entry for entry in self.stream.index_entries if entry.size]
+            self._index = {entry.pos: (number, entry.timestamp) for number, entry in enumerate(entries)}
 
-    def decode(self) -> Iterator[Any]:
+    def frames(self) -> Iterator[Frame]:
         """The frames that can be trusted, in order of presentation."""
-        av = require("av", "video")
-        try:
-            for packet in self._demux():
-                for frame in self.stream.codec_context.decode(packet):
-                    if frame.is_corrupt:
-                        raise self._damaged("it is marked as corrupt")
-                    self.decoded += 1
-                    yield frame
-        except av.FFmpegError as error:
-            yield from self._rest()
-            raise self._damaged(_reason(error)) from error
+        for frame in self._decode():
+            if frame.is_corrupt:
+                self._note_damage("it is marked as corrupt", frame.pts)
+            if self.damage is not None and not self._is_trusted(frame):
+                if frame.pts is None:
+                    self._time_of(frame)
+                self.index += 1
+                continue
+            if self.passed and frame.key_frame:
+                self.index = max(self.index, self._packets_before(frame))
+            time = self._time_of(frame)
+            yield Frame(self.index, time, partial(from_frame, frame), self.passed)
+            self.index += 1
+            if self.damage is not None:
+                self._lost = self.index, time
+        if self.damage is not None:
+            raise self._damaged()
         self._check_complete()
 
+    def _is_trusted(self, frame: Any) -> bool:
+        """Whether a frame that comes after damage can be used: from before it, or from a key frame on.
+
+        Raises VideoError if that is later than `start`.
+        """
+        if not self.is_file:
+            raise self._damaged()
+        if frame.pts in self._before and not frame.is_corrupt:
+            return True
+        self._before = frozenset()
+        if frame.is_corrupt or not frame.key_frame or self._kind == _TRUNCATED:
+            return False
+        self._pass_damage(frame)
+        return True
+
+    def _decode(self) -> Iterator[Any]:
+        """All frames, good or not; what is wrong on the way is in `damage`."""
+        av = require("av", "video")
+        for packet in self._demux():
+            try:
+                yield from self.stream.codec_context.decode(packet)
+                if packet is not None:
+                    self._fed.append(packet.pts)
+            except (av.FFmpegError, EOFError) as error:
+                self._note_damage(_reason(error), packet and packet.dts)
+
     def _demux(self) -> Iterator[Any]:
-        """Packets of the video stream, then None, which asks the decoder for what it holds back."""
-        for packet in self.container.demux():
-            if packet.dts is None and not packet.size:
-                continue  # the end of a stream
-            self._note(packet)
-            if packet.stream_index != self.stream.index:
-                continue
-            if packet.is_corrupt:
-                yield None
-                raise self._damaged("its data is cut off")
-            self.packets += 1
-            yield packet
+        """Packets of the video stream, then None, which asks the decoder for what it holds back.
+
+        A packet is marked as corrupt where the counters jump. If a key frame follows, and all begins anew,
+        recordings were joined there, and whether the packet is whole is for the decoder to say.
+        The last packet of a file that is cut off may be cut off too.
+        """
+        held: deque[Any] = deque()
+        for packet in self._packets():
+            if packet.is_keyframe:
+                yield from held
+                held.clear()
+            held.append(packet)
+            while len(held) > 1 and not (held[0].is_corrupt and len(held) <= _JUMP):
+                yield from self._check_cut(held.popleft())
+        while held:
+            packet = held.popleft()
+            missing = missing_bytes(self.address) if self.is_file and not held else 0
+            if missing:
+                reason = f"the last {missing} bytes of the file are missing"
+                self._note_damage(reason, packet.dts, _TRUNCATED)
+            else:
+                yield from self._check_cut(packet)
         yield None
 
-    def _rest(self) -> Iterator[Any]:
-        """What the decoder holds of before an error."""
+    def _check_cut(self, packet: Any) -> Iterator[Any]:
+        if packet.is_corrupt:
+            self._note_damage("its data is cut off", packet.dts)
+        else:
+            yield packet
+
+    def _packets(self) -> Iterator[Any]:
+        """Packets of the video stream. A demuxer that stumbles over bad data is asked to go on."""
         av = require("av", "video")
-        try:
-            for frame in self.stream.codec_context.decode(None):
-                if frame.is_corrupt:
+        errors = 0
+        packets = self.container.demux()
+        while errors < _MAX_ERRORS:
+            try:
+                packet = next(packets, None)
+            except (av.FFmpegError, EOFError) as error:
+                self._note_damage(_reason(error), self._dts)
+                if not isinstance(error, av.InvalidDataError):
                     return
-                self.decoded += 1
-                yield frame
-        except (av.FFmpegError, EOFError):
-            return
+                errors, packets = errors + 1, self.container.demux()
+                continue
+            except IndexError:  # of PyAV, in the end, when the demuxer has found a stream on its way
+                return
+            if packet is None:
+                return
+            if packet.dts is None and not packet.size:
+                continue  # the end of a stream
+            errors = 0
+            self._note(packet)
+            if packet.stream_index == self.stream.index:
+                self._count(packet)
+                self._dts = packet.dts
+                yield packet
+
+    def _count(self, packet: Any) -> None:
+        """Count a packet, and mend its time, where the index knows better: others may be lost before it."""
+        number, dts = self._index.get((packet.pos or 0) - _CHUNK_HEADER, (self.packets, packet.dts))
+        if number > self.packets:
+            self._note_damage(f"{number - self.packets} frames are missing", dts)
+        if packet.dts is not None and packet.pts is not None and packet.dts != dts:
+            packet.pts, packet.dts = packet.pts + dts - packet.dts, dts
+        if packet.is_keyframe:
+            self._keys.append((packet.pts, number))
+        self.packets = max(self.packets, number) + 1
 
     def _note(self, packet: Any) -> None:
         if packet.pts is not None and packet.time_base is not None:
             self.reached = max(self.reached, float((packet.pts + (packet.duration or 0)) * packet.time_base))
 
-    def time_of(self, frame: Any) -> float:
+    def _seconds(self, frame: Any) -> float:
         """Seconds since the first frame. Frames without a time, or out of order, follow at the usual rate."""
-        time = float(frame.pts * self.stream.time_base) if frame.pts is not None else None
         if self._origin is None:
-            self._origin = time or 0.0
+            self._origin = frame.pts or 0
+        if frame.pts is not None:
+            seconds = float((frame.pts - self._origin) * self.stream.time_base)
+            if seconds > self._last:
+                return seconds
         rate = float(self.stream.average_rate or self.stream.base_rate or 25)
-        seconds = time - self._origin if time is not None else -1.0
-        if seconds <= self._last:
-            seconds = self._last + 1 / rate if self._last >= 0 else 0.0
+        return self._last + 1 / rate if self._last >= 0 else 0.0
+
+    def _time_of(self, frame: Any) -> float:
+        seconds = self._seconds(frame)
         self.interval = max(self.interval, seconds - max(self._last, 0.0))
         self._last = seconds
         return seconds
 
-    def _damaged(self, reason: str) -> VideoError:
-        return VideoError(
-            f"{self.address}: damaged after {self.decoded} frames ({self._last_time():.3f} s): {reason}",
-            frames=self.decoded,
-        )
+    def _note_damage(self, reason: str, dts: int | None, kind: str = _DAMAGED) -> None:
+        """From here on, at a packet with this time of decoding, nothing can be trusted.
 
-    def _last_time(self) -> float:
-        return max(self._last, 0.0)
+        Frames that the decoder holds already can be, up to that time: later ones may have others before them
+        that are lost.
+        """
+        if self.damage is None:
+            self.damage, self._kind = reason, kind
+            self._before = frozenset(
+                pts for pts in self._fed if pts is not None and (dts is None or pts < dts)
+            )
+            self._lost = self.index, max(self._last, 0.0)
+
+    def _describe_damage(self) -> str:
+        return f"{self._kind} after {self._lost[0]} frames ({self._lost[1]:.3f} s): {self.damage}"
+
+    def _damaged(self, hint: str = "") -> VideoError:
+        return VideoError(f"{self.name}: {self._describe_damage()}{hint}", frames=self._lost[0])
+
+    def _pass_damage(self, key_frame: Any) -> None:
+        """Trust the frames again from this one on. Raises VideoError if it is later than `start`."""
+        time = self._seconds(key_frame)
+        if time > self.start:
+            raise self._damaged(f"; start={round_up(time):.3f} goes on behind it")
+        self.passed = "; ".join(filter(None, [self.passed, self._describe_damage()]))
+        self.damage = None
+        self.index = max(self.index, self._index_of(key_frame, time))
+
+    def _packets_before(self, key_frame: Any) -> int:
+        return dict(self._keys).get(key_frame.pts, 0)
+
+    def _index_of(self, key_frame: Any, time: float) -> int:
+        """Number of a frame behind damage, in which frames and even packets were lost."""
+        before = self._packets_before(key_frame)
+        frames, seconds = self._lost
+        if self.formats & _COUNTED or frames < 2 or seconds <= 0:
+            return before  # the header lists the packets, so that none is lost
+        return max(before, round(time * (frames - 1) / seconds))
+
+    @property
+    def name(self) -> str:
+        return printable(self.address)
 
     def _check_complete(self) -> None:
-        """Raises VideoError when the header promises more than there was."""
-        if os.path.isfile(self.address) and (missing := missing_bytes(self.address)):
-            self._truncated(f"the last {missing} bytes of the file are missing")
-        names = set(self.container.format.name.split(","))
-        if not self.decoded:
-            raise VideoError(f"{self.address}: no frame can be decoded", frames=0)
-        if names & _COUNTED and self.packets < self.stream.frames:
+        """Raise VideoError when the file promises more than there was."""
+        if self.is_file and lost_fragments(self.address):
+            reason = "what follows has no box around it"
+            raise VideoError(f"{self.name}: damaged after {self.index} frames: {reason}", frames=self.index)
+        if not self.index:
+            raise VideoError(f"{self.name}: no frame can be decoded", frames=0)
+        if self.formats & _COUNTED and self.packets < self.stream.frames:
             self._truncated(f"{self.packets} of {self.stream.frames} frames are there")
+        if self.packets < len(self._index):
+            self._truncated(f"{self.packets} of {len(self._index)} frames are there")
         expected = _duration(self.container, self.stream)
-        if names & _TIMED and expected and self.reached + self.interval + _ROUNDING < expected:
+        if self.formats & _TIMED and expected and self.reached + self.interval + _ROUNDING < expected:
             self._truncated(f"it ends at {self.reached:.3f} s of {expected:.3f} s")
 
     def _truncated(self, reason: str) -> None:
-        raise VideoError(
-            f"{self.address}: truncated after {self.decoded} frames: {reason}", frames=self.decoded
-        )
+        raise VideoError(f"{self.name}: truncated after {self.index} frames: {reason}", frames=self.index)
 
 
 def _duration(container: Any, stream: Any) -> float | None:

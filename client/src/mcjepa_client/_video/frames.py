@@ -22,11 +22,13 @@ class Frame:
         index: number in the source, from 0, counting every frame.
         timestamp: seconds since the first frame of the source.
         load: gives (H, W, 3) uint8 RGB, upright. Raises VideoError when it cannot be read.
+        damage: what was passed over before this frame, if anything was.
     """
 
     index: int
     timestamp: float
     load: Callable[[], Image]
+    damage: str | None = None
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,11 @@ class Source(Protocol):
 
     def info(self) -> SourceInfo: ...
 
-    def frames(self) -> Iterator[Frame]:
-        """All frames from the first on, anew at each call. Raises VideoError where it cannot go on."""
+    def frames(self, start: float = 0.0) -> Iterator[Frame]:
+        """All frames from the first on, anew at each call. Raises VideoError where it cannot go on.
+
+        Frames before `start` seconds may be missing: damage that ends before it is passed over.
+        """
         ...
 
 
@@ -74,8 +79,8 @@ class Selection:
         if not self.stop > self.start:
             raise InputError(f"stop: expected more than start ({self.start:g} s), got {self.stop!r}")
 
-    def of(self, frames: Iterator[Frame]) -> Iterator[Frame]:
-        return islice(self._between(frames), 0, None, self.stride)
+    def of(self, source: Source) -> Iterator[Frame]:
+        return islice(self._between(source.frames(self.start)), 0, None, self.stride)
 
     def _between(self, frames: Iterator[Frame]) -> Iterator[Frame]:
         for frame in frames:
@@ -92,3 +97,8 @@ class Selection:
         first = min(info.frames, math.ceil(self.start * rate)) if self.start else 0
         last = min(info.frames, math.ceil(self.stop * rate)) if math.isfinite(self.stop) else info.frames
         return max(0, -(-(last - first) // self.stride))
+
+
+def round_up(seconds: float) -> float:
+    """To whole milliseconds: a `start` that does not begin before that time."""
+    return math.ceil(round(seconds * 1000, 6)) / 1000

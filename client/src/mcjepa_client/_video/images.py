@@ -1,22 +1,28 @@
-"""Folders and patterns of image files as a video, and cameras."""
+"""Folders and patterns of image files as a video, animated images, and cameras."""
 
+import io
 import re
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image as pillow
 
 from mcjepa_client._errors import VideoError
 from mcjepa_client._extras import require_opencv
+from mcjepa_client._video.decode import FORMATS, decode_image, reason_of, to_rgb, undecodable
 from mcjepa_client._video.frames import Frame, Image, SourceInfo
+from mcjepa_client._video.lengths import missing_bytes
+from mcjepa_client._video.names import printable
 
-SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp"})
-_JPEG, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
-_PNG, _PNG_END = b"\x89PNG", b"IEND\xaeB`\x82"
+SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".webp"})
+ANIMATED = (*FORMATS, "GIF")
+_GIF_DELAY, _SHORTEST_GIF_DELAY = 100, 20  # ms: what browsers and FFmpeg take for shorter ones
 
 
 @dataclass(frozen=True)
@@ -28,12 +34,62 @@ class ImageSource:
     fps: float
 
     def info(self) -> SourceInfo:
-        height, width = read_image(self.files[0]).shape[:2]
+        height = width = None
+        with suppress(VideoError):  # the first may be left out
+            height, width = read_image(self.files[0]).shape[:2]
         return SourceInfo(len(self.files), len(self.files) / self.fps, width, height)
 
-    def frames(self) -> Iterator[Frame]:
+    def frames(self, start: float = 0.0) -> Iterator[Frame]:
         for index, file in enumerate(self.files):
             yield Frame(index, index / self.fps, partial(read_image, file))
+
+
+@dataclass(frozen=True)
+class AnimationSource:
+    """A GIF, or a PNG or WebP with several frames, with the times of the file."""
+
+    address: str
+
+    @property
+    def name(self) -> str:
+        return printable(self.address)
+
+    def info(self) -> SourceInfo:
+        durations: list[float] = []
+        with self._open() as image:
+            with suppress(VideoError):  # reading the frames will say what is wrong
+                durations.extend(_milliseconds(image) for _ in self._seek(image))
+            return SourceInfo(len(durations), sum(durations) / 1000, image.width, image.height)
+
+    def frames(self, start: float = 0.0) -> Iterator[Frame]:
+        elapsed, count = 0.0, 0  # ms, frames
+        with self._open() as image:
+            for index in self._seek(image):
+                yield Frame(index, elapsed / 1000, partial(to_rgb, image.copy()))
+                elapsed += _milliseconds(image)
+                count = index + 1
+        if missing_bytes(self.address):
+            raise VideoError(f"{self.name}: truncated after {count} frames", frames=count)
+
+    def _open(self) -> Any:
+        data = _read(Path(self.address))
+        try:
+            return pillow.open(io.BytesIO(data), formats=ANIMATED)
+        except Exception as error:  # decoders raise anything at all on damaged bytes
+            raise undecodable(self.name, error, len(data)) from error
+
+    def _seek(self, image: Any) -> Iterator[int]:
+        """Load one frame after the other."""
+        first = 1 if getattr(image, "default_image", False) else 0
+        index = 0
+        try:
+            for index in range(image.n_frames - first):
+                image.seek(index + first)
+                image.load()
+                yield index
+        except Exception as error:
+            where = f"{self.name}: damaged after {index} frames"
+            raise VideoError(f"{where}: {reason_of(error)}", frames=index) from error
 
 
 @dataclass(frozen=True)
@@ -49,7 +105,7 @@ class CameraSource:
     def info(self) -> SourceInfo:
         return SourceInfo()
 
-    def frames(self) -> Iterator[Frame]:
+    def frames(self, start: float = 0.0) -> Iterator[Frame]:
         capture = require_opencv().VideoCapture(self.number)
         try:
             yield from self._read(capture)
@@ -64,8 +120,28 @@ class CameraSource:
             if not ok:
                 raise VideoError(f"{self.name}: no picture after {index} frames", frames=index)
             began = began or now
-            yield Frame(index, now - began, partial(_to_rgb, np.asarray(bgr, np.uint8)))
+            yield Frame(index, now - began, partial(np.ascontiguousarray, bgr[..., ::-1]))
             index += 1
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file is one of the images that can be decoded here, by its name or its first bytes."""
+    if path.suffix.lower() in SUFFIXES:
+        return True
+    with open(path, "rb") as file:
+        head = file.read(12)
+    return head.startswith((b"GIF8", b"\x89PNG")) or (head[:4] == b"RIFF" and head[8:] == b"WEBP")
+
+
+def open_image(path: Path, fps: float) -> ImageSource | AnimationSource:
+    """The source that one image file is: several frames, or one."""
+    animation = AnimationSource(str(path))
+    try:
+        with animation._open() as image:
+            moves = image.format == "GIF" or getattr(image, "is_animated", False)
+    except VideoError:
+        moves = False  # reading it will say what is wrong
+    return animation if moves else ImageSource(animation.name, (path,), fps)
 
 
 def natural_order(path: Path) -> tuple[tuple[int, int | str], ...]:
@@ -75,28 +151,17 @@ def natural_order(path: Path) -> tuple[tuple[int, int | str], ...]:
 
 
 def read_image(path: Path) -> Image:
-    """(H, W, 3) uint8 RGB, turned upright by its EXIF tag. Raises VideoError, for half a file too.
+    """(H, W, 3) uint8 RGB, upright: see `decode_image`. Raises VideoError when that cannot be had."""
+    return decode_image(_read(path), printable(path))
 
-    OpenCV gives a picture with a grey end for a truncated JPEG and says nothing, so the end is looked at.
-    """
+
+def _read(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
-        raise VideoError(f"{path}: cannot be read: {error.strerror or error}") from error
-    cv2 = require_opencv()
-    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if _is_whole(data) else None
-    if bgr is None:
-        raise VideoError(f"{path}: damaged, truncated, or not an image ({len(data)} bytes)")
-    return _to_rgb(np.asarray(bgr, np.uint8))
+        raise VideoError(f"{printable(path)}: cannot be read: {error.strerror or error}") from error
 
 
-def _is_whole(data: bytes) -> bool:
-    if data.startswith(_JPEG):
-        return data.rstrip(b"\0").endswith(_JPEG_END) or _JPEG_END in data[-1024:]
-    if data.startswith(_PNG):
-        return data.rstrip(b"\0").endswith(_PNG_END) or _PNG_END in data[-1024:]
-    return bool(data)
-
-
-def _to_rgb(bgr: Image) -> Image:
-    return np.ascontiguousarray(bgr[..., ::-1])
+def _milliseconds(image: Any) -> float:
+    duration = float(image.info.get("duration") or 0)
+    return _GIF_DELAY if image.format == "GIF" and duration < _SHORTEST_GIF_DELAY else duration

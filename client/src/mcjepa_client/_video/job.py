@@ -45,7 +45,8 @@ class VideoOptions:
 
     def length(self, shape: tuple[int, ...], limits: ClipLimits) -> int:
         """Frames of a clip, for frames of this shape."""
-        return clip_length(self.clip_frames, shape, 2 if self.direction == "both" else 1, limits)
+        directions = 2 if self.direction == "both" else 1
+        return clip_length(self.clip_frames, shape, directions, self.max_side, limits)
 
 
 @dataclass(frozen=True)

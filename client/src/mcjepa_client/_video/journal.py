@@ -4,15 +4,19 @@ A line that a crash cut short is dropped; its clip is computed again. Lines are 
 long video has many.
 """
 
+import errno
 import json
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from mcjepa_client._errors import InputError
+from mcjepa_client._video.names import printable
 
 Record = dict[str, Any]
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL})
 
 
 class FolderInUseError(InputError):
@@ -32,13 +36,17 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file = open(path, "a+b")  # noqa: SIM115 - open until close()
+        try:
+            self._file = open(path, "a+b")  # noqa: SIM115 - open until close()
+        except FileNotFoundError as error:  # another process has just moved the folder to its place
+            raise _in_use(path) from error
         self.header: Record = {}
         self.first: Record = {}
         self.last: Record = {}
         self.frames = 0
         try:
             _lock(self._file, path)
+            _check_there(self._file, path)
             self._drop_torn_line()
             for record in self._records():
                 self._note(record)
@@ -84,8 +92,18 @@ class Journal:
         self._file.truncate(end)
 
 
+def check_unused(path: Path) -> None:
+    """Raise FolderInUseError if another process has this journal open."""
+    if path.is_file():
+        with open(path, "a+b") as file:
+            _lock(file, path)
+
+
 def _lock(file: IO[bytes], path: Path) -> None:
-    """Held until the file is closed or the process ends, however it ends."""
+    """Held until the file is closed or the process ends, however it ends.
+
+    Warns where the file system has no locks.
+    """
     try:
         import fcntl
     except ImportError:  # Windows
@@ -93,4 +111,26 @@ def _lock(file: IO[bytes], path: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise FolderInUseError(f"out: another process is writing to {path.parent}") from error
+        raise _in_use(path) from error
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        warnings.warn(
+            f"out: {printable(path.parent)}: the file system has no locks ({error.strerror}); "
+            "nothing may write there at the same time",
+            stacklevel=2,
+        )
+
+
+def _check_there(file: IO[bytes], path: Path) -> None:
+    """The process that had it locked may just have finished and removed it."""
+    try:
+        same = os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        same = False
+    if not same:
+        raise _in_use(path)
+
+
+def _in_use(path: Path) -> FolderInUseError:
+    return FolderInUseError(f"out: another process is writing to {printable(path.parent)}")

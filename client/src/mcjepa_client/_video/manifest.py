@@ -1,14 +1,17 @@
 """`manifest.jsonl`: what a folder of results was made from and with, and the checksums of all that is in it.
 
 Lines of JSON:
-    {"type": "video", "manifest": 1, "source": {...}, "settings": {...}, "clip_frames", "model", "size"}
+    {"type": "video", "manifest": 1, "source", "settings", "clip_frames", "size", "damage", "model"}
     {"type": "frame", "frame", "timestamp", "flow_p99_px", "files": {PATH: SHA-256}}     one a selected frame
     {"type": "end", "status": "complete" or "partial", "error", "frames", "flows", "flow_scale_px", "files"}
-It names neither times of day nor machines, so the same video computed twice gives the same bytes.
+"size" is [width, height] of the frames that were computed; "damage" is what was passed over before the first
+of them, or null. Bytes of a name that are not UTF-8 are written as \\xNN. No time of day and no machine is
+named, so the same video computed twice gives the same bytes.
 """
 
 import hashlib
 import json
+import os
 from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,7 +21,8 @@ from mcjepa_client._errors import InputError
 from mcjepa_client._files import open_atomic
 from mcjepa_client._video.container import ContainerSource
 from mcjepa_client._video.frames import Source
-from mcjepa_client._video.images import ImageSource
+from mcjepa_client._video.images import AnimationSource, ImageSource
+from mcjepa_client._video.names import printable
 
 MANIFEST_FILE = "manifest.jsonl"
 VERSION = 1
@@ -33,12 +37,12 @@ def describe_source(source: Source) -> Record:
     if isinstance(source, ImageSource):
         digest = hashlib.sha256()
         for file in source.files:
-            digest.update(f"{file.name}\0{file_sha256(file)}\n".encode())
+            digest.update(os.fsencode(file.name) + f"\0{file_sha256(file)}\n".encode())
         return {"name": Path(source.name).name, "images": len(source.files), "sha256": digest.hexdigest()}
-    if not isinstance(source, ContainerSource) or not Path(source.address).is_file():
+    if not isinstance(source, ContainerSource | AnimationSource) or not Path(source.address).is_file():
         raise InputError(f"source: {source.name} cannot be read twice; record it to a file first")
     path = Path(source.address)
-    return {"name": path.name, "bytes": path.stat().st_size, "sha256": file_sha256(path)}
+    return {"name": printable(path.name), "bytes": path.stat().st_size, "sha256": file_sha256(path)}
 
 
 def file_sha256(path: Path) -> str:

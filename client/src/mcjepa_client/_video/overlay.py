@@ -20,8 +20,10 @@ View = Literal["overlay", "side-by-side"]
 
 MIN_SCALE = 1.0  # px: the tremor of a still scene is not blown up to full colours
 _STEPS = 256  # of the table of colours, from no motion to the scale
+_BAND = 2**20  # px that are drawn at once: a pixel takes some 60 bytes on the way
 _OPACITY = 0.8  # of the colour of a motion as long as the scale
 _TIME_BASE = Fraction(1, 90_000)  # seconds, of the video that is written
+_LONGEST = 3600 * 90_000  # between two pictures: MP4 has 32 bits for it
 # One thread and no lookahead: with either, the bytes of the same pictures may differ (docs/decisions/0023).
 _CODEC_OPTIONS = {"preset": "veryfast", "tune": "zerolatency", "crf": "20", "threads": "1"}
 
@@ -46,17 +48,23 @@ class Painter:
 
     def draw(self, image: Image, flow: Flow) -> Image:
         """For a frame (H, W, 3) and its flow (H, W, 2) a picture (H, W, 3), or (H, 2 W, 3) side by side."""
+        height, width = image.shape[:2]
+        rows = max(1, _BAND // width)
+        bands = (slice(top, top + rows) for top in range(0, height, rows))
+        picture = np.concatenate([self._draw(image[band], flow[band]) for band in bands])
+        return _with_legend(picture, self._scale)
+
+    def _draw(self, image: Image, flow: Flow) -> Image:
         vectors = flow / np.float32(self._scale)
         radius = np.sqrt(np.square(vectors).sum(axis=2))
         vectors /= np.maximum(radius, 1)[..., None]  # longer motions have the colour of the rim
         place = np.rint(vectors * _STEPS).astype(np.intp) + _STEPS
         color = self._table[place[..., 1], place[..., 0]]
         if self._view == "side-by-side":
-            picture = np.concatenate([image, color], axis=1)
-        else:
-            opacity = (_OPACITY * np.minimum(radius, 1))[..., None]
-            picture = np.rint(image + opacity * (color.astype(np.float32) - image)).astype(np.uint8)
-        return _with_legend(picture, self._scale)
+            return np.concatenate([image, color], axis=1)
+        opacity = (_OPACITY * np.minimum(radius, 1))[..., None]
+        mixed: Image = np.rint(image + opacity * (color.astype(np.float32) - image)).astype(np.uint8)
+        return mixed
 
 
 def _color_table(hue_only: bool) -> NDArray[np.uint8]:
@@ -95,12 +103,18 @@ def write_video(target: Path, pictures: Iterator[Picture]) -> None:
     av = require("av", "video")
     temporary = target.with_name(f".{target.name}.tmp")
     first = next(pictures)
-    with av.open(str(temporary), "w", format="mp4") as container:
+    pts = left_out = 0  # ticks
+    # A file, since FFmpeg would take a name with a colon for an address.
+    with open(temporary, "w+b") as file, av.open(file, "w", format="mp4") as container:
         stream = _add_stream(container, first.image)
         for picture in _prepend(first, pictures):
             frame = to_frame(_to_even(picture.image))
             frame.time_base = _TIME_BASE
-            frame.pts = round((picture.timestamp - first.timestamp) / _TIME_BASE)
+            if picture is not first:
+                wanted = round((picture.timestamp - first.timestamp) / _TIME_BASE) - left_out
+                left_out += max(0, wanted - pts - _LONGEST)
+                pts = max(pts + 1, min(wanted, pts + _LONGEST))
+            frame.pts = pts
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     os.replace(temporary, target)

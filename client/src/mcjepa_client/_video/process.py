@@ -7,6 +7,7 @@ killed.
 """
 
 import math
+import os
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
@@ -18,10 +19,9 @@ import numpy as np
 from mcjepa_client._errors import InputError, VideoError
 from mcjepa_client._files import PathLike
 from mcjepa_client._results import AnalyzeResult
-from mcjepa_client._video.clips import Clip, load_shots
+from mcjepa_client._video.clips import Clip, Shot, load_shots
 from mcjepa_client._video.compose import compose
 from mcjepa_client._video.folder import JOURNAL_FILE, VECTOR_FILE, Folder
-from mcjepa_client._video.frames import Selection
 from mcjepa_client._video.images import ImageSource
 from mcjepa_client._video.job import Outputs, Progress, VideoJob
 from mcjepa_client._video.journal import Journal
@@ -73,7 +73,9 @@ def process(
     header = describe_job(job, outputs)
     end = folder.finished(header)
     was_done = end is not None
-    if end is None:
+    if end is not None:
+        folder.tidy()
+    else:
         _work(job, folder, outputs, header, progress, asker)
         end = folder.finished(header)
         assert end is not None, "it has just been written"
@@ -87,18 +89,39 @@ def _work(
 ) -> None:
     """Compute what is missing, and move it all to its place."""
     if not folder.composed(header):
-        shape = next(load_shots(job.source, Selection())).image.shape
+        first = None if (folder.work / JOURNAL_FILE).is_file() else _first_shot(job)
         folder.work.mkdir(parents=True, exist_ok=True)
         with closing(Journal(folder.work / JOURNAL_FILE)) as journal:
+            if folder.finished(header) is not None:
+                folder.abandon()
+                return
             if not journal.header:
-                length = asker.clip_length(job, shape)
-                journal.append({**header, "clip_frames": length, "size": [shape[1], shape[0]]})
+                journal.append(_describe_run(job, header, first or _first_shot(job), asker))
             check_same(folder.work, journal.header, header)
             folder.remove_fragments()
             if not journal.last.get("is_last"):
                 _compute(job, folder.work, outputs, journal, progress, asker)
             compose(folder.work, job, outputs, journal, progress)
-    folder.publish()
+            if os.name == "nt":
+                journal.close()  # Windows moves no folder with open files, and has no lock to keep
+            folder.publish()
+    else:
+        folder.publish()
+
+
+def _first_shot(job: VideoJob) -> Shot:
+    """The first frame that is computed. Raises VideoError if there is none."""
+    shot = next(load_shots(job.source, job.selection), None)
+    if shot is None:
+        raise VideoError(f"{job.source.name}: there is no frame in this range", frames=0)
+    return shot
+
+
+def _describe_run(job: VideoJob, header: Record, first: Shot, asker: Asker) -> Record:
+    """`header` with what the first frame and the server say."""
+    height, width = first.image.shape[:2]
+    length = asker.clip_length(job, first.image.shape)
+    return {**header, "clip_frames": length, "size": [width, height], "damage": first.damage}
 
 
 def _compute(
@@ -120,9 +143,11 @@ def _compute(
 
 def _keep(work: Path, store: FlowStore, vectors: VectorFile, clip: Clip, analysis: AnalyzeResult) -> Record:
     """Write what a clip gave. The record of it says where, and must be written after this."""
-    results = list(frame_results(clip, analysis))
-    frames = [_keep_frame(work, store, clip.first + place, result) for place, result in enumerate(results)]
-    vectors.append(np.stack([result.embedding for result in results]))
+    frames, embeddings = [], []
+    for place, result in enumerate(frame_results(clip, analysis)):  # a flow at a time: they may be large
+        frames.append(_keep_frame(work, store, clip.first + place, result))
+        embeddings.append(result.embedding)
+    vectors.append(np.stack(embeddings))
     return {
         "frames": frames,
         "vector_size": analysis.embeddings.shape[1],

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from mcjepa_client._results import AnalyzeResult
 from mcjepa_client._video.clips import Clip
 from mcjepa_client._video.frames import Image
+from mcjepa_client._video.shrink import enlarge_flow, enlarge_mask
 from mcjepa_client.flow_io import Flow, Mask
 
 
@@ -42,16 +43,22 @@ def frame_results(clip: Clip, analysis: AnalyzeResult) -> Iterator[FrameResult]:
     """The results of the frames that a clip answers for."""
     for place, shot in enumerate(clip.own):
         pair = analysis[place] if place < len(clip.shots) - 1 else None
+        mask = pair.occlusion if pair else None
         yield FrameResult(
             index=shot.index,
             timestamp=shot.timestamp,
-            flow=pair.flow if pair else None,
+            flow=_enlarged(pair.flow if pair else None, shot.image),
             embedding=analysis.embeddings[place],
-            flow_backward=pair.backward if pair else None,
-            occlusion=pair.occlusion if pair else None,
+            flow_backward=_enlarged(pair.backward if pair else None, shot.image),
+            occlusion=None if mask is None else enlarge_mask(mask, shot.image.shape),
             image=shot.image,
             meta=analysis.meta,
         )
+
+
+def _enlarged(flow: Flow | None, image: Image) -> Flow | None:
+    """Frames may have been sent smaller than they are."""
+    return None if flow is None else enlarge_flow(flow, image.shape)
 
 
 def deliver(clip: Clip, analysis: AnalyzeResult) -> Iterator[FrameResult]:

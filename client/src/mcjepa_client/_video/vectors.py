@@ -44,7 +44,11 @@ def write_parquet(
     vector = pa.list_(pa.field("element", pa.float32(), nullable=False), size)
     schema = pa.schema([("frame", pa.int64()), ("timestamp", pa.float64()), ("vector", vector)])
     temporary = target.with_name(f".{target.name}.tmp")
-    with open(raw, "rb") as file, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+    with (
+        open(raw, "rb") as file,
+        open(temporary, "wb") as output,  # Arrow wants names in UTF-8
+        pq.ParquetWriter(output, schema, compression="zstd") as writer,
+    ):
         for start in range(0, len(indices), _ROWS):
             stop = min(start + _ROWS, len(indices))
             values = np.frombuffer(file.read((stop - start) * size * _DTYPE.itemsize), _DTYPE)

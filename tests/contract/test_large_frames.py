@@ -1,0 +1,89 @@
+"""Frames that are larger than what the server computes are sent as large as it computes."""
+
+import numpy as np
+import pytest
+from mcjepa_client import flow_io
+from mcjepa_client._video.clips import ClipLimits, clip_length
+from mcjepa_client._video.shrink import computed_size, enlarge_mask, shrink
+from mcjepa_server.engines.fake import FakeEngine
+from mcjepa_server.geometry import Padding, plan_geometry
+
+LIMITS = ClipLimits(frames=32, pixels=2**26, body_bytes=2**26, max_side=1024, compute_pixels=2**20)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Smooth frames of 360x640, which noise does not fit into a small body."""
+    y, x = np.mgrid[:360, :640]
+    (tmp_path / "frames").mkdir()
+    for index in range(4):
+        waves = 128 + 60 * np.sin((x + 3 * index) / 40) + 50 * np.cos(y / 30)
+        image = np.stack([waves, waves[::-1], 255 - waves], axis=-1)
+        noise = np.random.default_rng(index).integers(-4, 5, image.shape)
+        data = flow_io.encode_png((image + noise).astype(np.uint8))
+        (tmp_path / "frames" / f"{index}.png").write_bytes(data)
+    return tmp_path / "frames"
+
+
+@pytest.mark.parametrize("settings", [{"max_side": 128}, {"max_compute_pixels": 8192}, {}])
+def test_what_comes_back_is_what_the_server_would_have_made_of_the_whole_frames(connect, folder, settings):
+    max_side = None if settings else 100
+    engine = FakeEngine()
+    client = connect(engine, max_body_bytes=150_000, **settings)
+    engine.calls.clear()
+    results = list(client.video(folder, direction="both", occlusion=True, max_side=max_side))
+    whole = connect(**settings).analyze(
+        [result.image for result in results], direction="both", occlusion=True, max_side=max_side
+    )
+    assert len(results) == 4
+    for result, pair in zip(results[:-1], whole, strict=True):
+        assert result.flow.shape == result.flow_backward.shape == (360, 640, 2)
+        assert result.occlusion.shape == (360, 640)
+        assert np.allclose(result.flow, pair.flow, atol=0.6)  # a step of a pixel is 1/16 px, times the ratio
+        assert np.abs(result.flow - pair.flow).mean() < 0.1
+        assert (result.occlusion == pair.occlusion).mean() > 0.95
+    embeddings = np.stack([result.embedding for result in results])
+    assert np.all(np.sum(embeddings * whole.embeddings, axis=1) > 0.999)
+    shown = [shape for shape in engine.calls if len(shape) == 5]
+    assert max(shape[2] * shape[3] for shape in shown) <= 128 * 128
+
+
+def test_a_folder_of_results_is_at_the_size_of_the_video(connect, folder, tmp_path):
+    zarr = pytest.importorskip("zarr", reason="the extra mcjepa-client[video] is not installed")
+    connect(max_side=128, max_body_bytes=150_000).process(folder, tmp_path / "out")
+    store = zarr.open_group(str(tmp_path / "out" / "flow.zarr"), mode="r")
+    assert store["flow"].shape == (3, 360, 640, 2)
+
+
+def test_the_size_is_the_server_s_and_is_left_as_it_is():
+    rng = np.random.default_rng(0)
+    for _ in range(3000):
+        width, height = map(int, rng.integers(16, 9000, 2))
+        side, pixels = int(rng.integers(64, 2000)), int(rng.integers(4096, 2**21))
+        size = computed_size((height, width), side, pixels)
+        plan = plan_geometry(width, height, Padding(64), side, pixels)
+        assert abs(size[0] - plan.scaled_height) <= max(1, 0.01 * size[0])
+        assert abs(size[1] - plan.scaled_width) <= max(1, 0.01 * size[1])
+        assert not plan_geometry(size[1], size[0], Padding(64), side, pixels).is_scaled
+
+
+@pytest.mark.parametrize(
+    "size", [(144, 256), (135, 240), (90, 160), (269, 479), (16, 480), (45, 80), (27, 200)]
+)
+def test_areas_are_averaged_as_in_the_server(size):
+    import cv2
+
+    image = np.random.default_rng(0).integers(0, 256, (270, 480, 3), np.uint8)
+    (small,) = shrink([image], size)
+    np.testing.assert_array_equal(small, cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA))
+
+
+@pytest.mark.parametrize(("height", "width"), [(2988, 5312), (4320, 7680), (2160, 3840)])
+def test_clips_of_large_frames_hold_a_bounded_number_of_bytes(height, width):
+    length = clip_length(16, (height, width, 3), 1, None, LIMITS)
+    assert length == max(2, 2**27 // (height * width * 3))
+
+
+def test_a_mask_is_enlarged_by_the_nearest_pixel():
+    mask = np.array([[True, False], [False, True]])
+    assert np.array_equal(enlarge_mask(mask, (4, 6)), np.kron(mask, np.ones((2, 3), bool)))
