@@ -179,5 +179,5 @@ def test_without_the_package_auto_goes_on_and_openvino_says_what_to_install(repo
     monkeypatch.setitem(sys.modules, "openvino", None)
     monkeypatch.setattr(openvino_engine, "_core", openvino_engine._core.__wrapped__)  # as at the first load
     assert automatic(repository) == "onnxruntime"
-    with pytest.raises(ContractError, match=r"pip install 'mcjepa-server\[openvino\]'"):
+    with pytest.raises(ContractError, match=r"'./server\[openvino\]'"):
         asyncio.run(make_engine(Settings(model_repository=repository, engine="openvino"), Metrics()))

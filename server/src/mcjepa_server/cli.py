@@ -145,7 +145,8 @@ def _start_tracing() -> None:
     try:
         tracing.start()
     except ImportError as error:
-        raise ConfigError(f"MCJEPA_TRACING needs {error.name}: pip install 'mcjepa-server[otel]'") from None
+        command = "pip install './server[otel]' in a clone of mcjepa"
+        raise ConfigError(f"MCJEPA_TRACING needs {error.name}: {command}") from None
 
 
 def make_server(settings: Settings, app: FastAPI) -> Server:

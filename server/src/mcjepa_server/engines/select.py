@@ -54,7 +54,7 @@ def _openvino(settings: Settings, repository: Path) -> Engine:
         return OpenVinoEngine.load(repository, threads, workers, cache)
     except (ImportError, OSError) as error:
         raise ContractError(
-            f"openvino cannot be imported ({error}): pip install 'mcjepa-server[openvino]'"
+            f"openvino cannot be imported ({error}): pip install './server[openvino]' in a clone of mcjepa"
         ) from error
 
 

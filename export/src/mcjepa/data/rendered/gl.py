@@ -93,7 +93,8 @@ def _context() -> Any:
         import moderngl
     except ImportError as error:
         raise RenderingUnavailable(
-            "moderngl is not installed, which rendered pairs need: pip install 'mcjepa[render]'"
+            "moderngl is not installed, which rendered pairs need: "
+            "pip install './export[render]' in a clone of mcjepa"
         ) from error
     before = os.environ.get("LP_NUM_THREADS")
     os.environ.setdefault("LP_NUM_THREADS", "0")  # llvmpipe draws in this thread, not on all cores
