@@ -294,6 +294,26 @@ def test_an_idle_connection_makes_room_for_a_new_one():
     assert second.startswith(b"HTTP/1.1 200 ")
 
 
+def test_a_silent_connection_makes_room_before_one_that_was_answered(monkeypatch):
+    monkeypatch.setattr("mcjepa_server.protocol._SILENT_S", 0.0)
+
+    async def scenario(connect, server):
+        silent, _ = await connect()
+        reader, writer = await connect()
+        heads = []
+        for _ in range(2):
+            writer.write(GET + b"\r\n")
+            heads.append(await reader.readuntil(b"\r\n\r\n"))
+            await reader.readexactly(len(b'{"status":"ok"}'))
+            if len(heads) == 1:
+                heads.append(await talk(connect, GET + b"Connection: close\r\n\r\n"))
+        return await read_to_the_end(silent), heads
+
+    rest, heads = run(scenario, max_connections=2)
+    assert rest == b""
+    assert [head.startswith(b"HTTP/1.1 200 ") for head in heads] == [True, True, True]
+
+
 def test_idle_connections_are_kept_as_long_as_is_set():
     settings = Settings(keep_alive_s=33)
     server = make_server(settings, create_app(settings, FakeEngine()))

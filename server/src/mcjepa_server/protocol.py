@@ -22,6 +22,7 @@ from mcjepa_server.problems import MEDIA_TYPE, problem_body
 
 logger = logging.getLogger(__name__)
 _SECOND_LOOK_S = 0.1
+_SILENT_S = 1.0  # after which a connection that has said nothing yet is the first to make room
 _LINE_BYTES = 4  # of a header besides its name and value: a colon, a space and the end of the line
 _UNSENT_BYTES = 2**17  # of a reply that the kernel takes before it is sent
 _CHUNK_BYTES = 5  # of a chunk at least, besides its data: its size and two ends of lines
@@ -50,6 +51,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._parsed = 0  # bytes of what is not body, as far as it is parsed
         self._framing = 0  # and with what is not
         self._body = 0
+        self._silent_since: float | None = None  # the loop's time; None once something has arrived
         self._patience: asyncio.TimerHandle | None = None  # for the caller to send
         self._unsent: asyncio.TimerHandle | None = None  # for the caller to read
 
@@ -57,6 +59,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._silent_since = self.loop.time()
         _keep_little_unsent(transport)
         if len(self.connections) > self.settings.max_connections and not self._make_room():
             logger.warning("connection refused: %d are open (max_connections)", len(self.connections) - 1)
@@ -70,6 +73,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        self._silent_since = None
         if self._is_deaf:
             return
         self._framing += len(data)
@@ -182,17 +186,28 @@ class BoundedProtocol(HttpToolsProtocol):
         self._close()
 
     def _make_room(self) -> bool:
-        """End the connection that has been idle for the longest time after a reply, if there is one."""
+        """End the connection that has said nothing for the longest time, or else the one that has been idle
+        for the longest time after a reply, if there is one.
+        """
+        others = [
+            connection
+            for connection in self.connections
+            if isinstance(connection, BoundedProtocol) and not connection.transport.is_closing()
+        ]
+        latest = self.loop.time() - _SILENT_S
+        silent = [
+            (connection._silent_since, connection.transport)
+            for connection in others
+            if connection._silent_since is not None and connection._silent_since <= latest
+        ]
         idle = [
             (connection.timeout_keep_alive_task.when(), connection.transport)
-            for connection in self.connections
-            if isinstance(connection, BoundedProtocol)
-            and connection.timeout_keep_alive_task is not None
-            and not connection.transport.is_closing()
+            for connection in others
+            if connection.timeout_keep_alive_task is not None
         ]
-        if not idle:
+        if not (candidates := silent or idle):
             return False
-        min(idle, key=itemgetter(0))[1].abort()
+        min(candidates, key=itemgetter(0))[1].abort()
         return True
 
     def _wait(self) -> None:
