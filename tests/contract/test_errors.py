@@ -99,7 +99,7 @@ def test_a_path_prefix_that_is_wrong_is_not_found(client):
 def test_info_models_and_limits(client):
     info = client.info()
     assert (info["engine"], info["ready"]) == ("fake", True)
-    assert info["limits"]["max_images"] == 64
+    assert info["limits"]["max_images"] == 2048
     assert [model["id"] for model in client.models()] == [
         "mcjepa_flow",
         "mcjepa_flow_bidirectional",

@@ -1,11 +1,14 @@
 """Frames that are larger than what the server computes are sent as large as it computes."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from mcjepa_client import flow_io
 from mcjepa_client._video.clips import ClipLimits, clip_length
 from mcjepa_client._video.shrink import computed_size, enlarge_mask, shrink
 from mcjepa_server.engines.fake import FakeEngine
+from mcjepa_server.errors import InvalidInput
 from mcjepa_server.geometry import Padding, plan_geometry
 
 LIMITS = ClipLimits(frames=32, pixels=2**26, body_bytes=2**26, max_side=1024, compute_pixels=2**20)
@@ -55,16 +58,31 @@ def test_a_folder_of_results_is_at_the_size_of_the_video(connect, folder, tmp_pa
     assert store["flow"].shape == (3, 360, 640, 2)
 
 
+SIZES = np.random.default_rng(0).integers([16, 16, 64, 2**16], [9000, 9000, 2000, 2**21], (3000, 4)).tolist()
+
+
 def test_the_size_is_the_server_s_and_is_left_as_it_is():
-    rng = np.random.default_rng(0)
-    for _ in range(3000):
-        width, height = map(int, rng.integers(16, 9000, 2))
-        side, pixels = int(rng.integers(64, 2000)), int(rng.integers(4096, 2**21))
+    for width, height, side, pixels in SIZES:
         size = computed_size((height, width), side, pixels)
-        plan = plan_geometry(width, height, Padding(64), side, pixels)
-        assert abs(size[0] - plan.scaled_height) <= max(1, 0.01 * size[0])
-        assert abs(size[1] - plan.scaled_width) <= max(1, 0.01 * size[1])
-        assert not plan_geometry(size[1], size[0], Padding(64), side, pixels).is_scaled
+        plan = partial(plan_geometry, padding=Padding(64), max_side=side, max_pixels=pixels)
+        computed = np.maximum(plan(width, height)[3:1:-1], 16)  # which is the smallest side that may be sent
+        assert np.allclose(size, computed, rtol=0.01, atol=1)
+        assert not plan(*size[::-1]).is_scaled
+
+
+def test_small_frames_and_strips_are_computed_as_if_they_had_been_sent_whole():
+    for width, height, side, pixels in SIZES:
+        size = computed_size((height, width), side, pixels, smallest_side=128)
+        plan = partial(
+            plan_geometry, padding=Padding(64, smallest_side=128), max_side=side, max_pixels=pixels
+        )
+        try:
+            whole = plan(width, height)
+        except InvalidInput:  # too long a strip, and as long when it is shrunk
+            continue
+        sent = plan(*size[::-1])
+        assert np.allclose(sent[2:4], whole[2:4], rtol=0.03, atol=2)
+        assert np.all(np.array(size[::-1]) >= np.minimum((width, height), sent[2:4]) - 1)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """From replies to results, each checked against what was asked for."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from mcjepa_client._requests import EmbedLimits
@@ -66,7 +68,10 @@ def read_limits(reply: Reply) -> EmbedLimits:
 
 def read_clip_limits(reply: Reply) -> ClipLimits:
     names = ("max_frames", "max_request_pixels", "max_body_bytes", "max_side", "max_compute_pixels")
-    return ClipLimits(*_limits(reply, *names))
+    limits = ClipLimits(*_limits(reply, *names))
+    model = read_json(reply).get("model")  # null where the server is not ready
+    side = model.get("smallest_side") if isinstance(model, dict) else None
+    return replace(limits, smallest_side=side) if type(side) is int and side > 0 else limits
 
 
 def _limits(reply: Reply, *names: str) -> list[int]:

@@ -66,10 +66,11 @@ class ClipLimits:
     body_bytes: int
     max_side: int  # px, at which flow is computed unless a request says otherwise
     compute_pixels: int  # of a frame whose flow is computed
+    smallest_side: int = 128  # px, below which the model is not right, so that frames are computed larger
 
     def computed_size(self, shape: tuple[int, ...], max_side: int | None) -> tuple[int, int]:
         """Height and width at which frames (H, W, ...) are computed, and sent."""
-        return computed_size(shape, max_side or self.max_side, self.compute_pixels)
+        return computed_size(shape, max_side or self.max_side, self.compute_pixels, self.smallest_side)
 
 
 def clip_length(

@@ -2,6 +2,7 @@
 
 A frame of 8K is 100 MB, of which the server would use 2: so what is sent is what is computed. The sizes are
 those of the server's `plan_geometry`, and areas are averaged as there, to the bit: a video is its pairs.
+Small frames and strips, which the server computes at larger sizes of its own, are not shrunk as far.
 """
 
 import math
@@ -17,18 +18,28 @@ from mcjepa_client.flow_io import Flow
 
 _NOTHING = 1e-3  # px; less is left out
 _MIN_SIDE = 16  # px, of a frame that a server takes
+_ENLARGED = 13 / 8  # a frame with a side below the model's smallest is computed with this many times that
 T = TypeVar("T", bound=np.generic)
 
 
-def computed_size(shape: tuple[int, ...], max_side: int, max_pixels: int) -> tuple[int, int]:
-    """Height and width at which the flow of frames (H, W, ...) is computed: a size that is left as it is."""
+def computed_size(
+    shape: tuple[int, ...], max_side: int, max_pixels: int, smallest_side: int = 1
+) -> tuple[int, int]:
+    """Return height and width at which frames (H, W, ...) are sent: those at which flow is computed.
+
+    Where the server computes with a longer side than `max_side`, because the shorter one would be too small
+    for its model, at least that size is returned.
+    """
     height, width = shape[:2]
-    scale = min(1.0, max_side / max(width, height), math.sqrt(max_pixels / (width * height)))
+    shorter, longer = sorted((height, width))
+    by_side = max(max_side / longer, _ENLARGED * smallest_side / shorter)
+    scale = max(min(by_side, math.sqrt(max_pixels / (width * height))), smallest_side / shorter)
+    scale = min(1.0, scale)
     size = (
         min(height, max(_MIN_SIDE, round(height * scale))),
         min(width, max(_MIN_SIDE, round(width * scale))),
     )
-    return size if size == (height, width) else computed_size(size, max_side, max_pixels)
+    return size if size == (height, width) else computed_size(size, max_side, max_pixels, smallest_side)
 
 
 def shrink(images: list[Image], size: tuple[int, int]) -> list[Image]:
