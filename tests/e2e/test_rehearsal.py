@@ -296,7 +296,7 @@ def test_members_that_are_killed_cost_the_sdk_nothing(cluster, pair, ask_by_sdk,
 def real_pairs(frames, repository):
     """Pairs of PNG files, cuts of real frames, in every order, and the flow of each by ONNX Runtime."""
     session = onnxruntime.InferenceSession(repository / "mcjepa_flow/1/model.onnx")
-    cuts = [frame[:128, :192] for frame in frames.images]  # multiples of 64: nothing is padded
+    cuts = [frame[:192, :192] for frame in frames.images]  # multiples of 64: nothing is padded
     pairs = []
     for cut in permutations(cuts, 2):
         (flow,) = session.run(["flow"], {"frames": np.stack(cut)[np.newaxis]})  # (1, 1, 2, H, W)

@@ -90,15 +90,15 @@ def test_concurrent_pairs_of_one_shape_share_executions(gateway, triton, pair):
 
 
 def test_nearby_shapes_share_executions_in_a_bucket(gateway, triton, frames):
-    url = gateway(triton, MCJEPA_SHAPE_BUCKETS="192x128", MCJEPA_MAX_BUCKET_OVERHEAD="0.5")
+    url = gateway(triton, MCJEPA_SHAPE_BUCKETS="256x192", MCJEPA_MAX_BUCKET_OVERHEAD="0.5")
     before = triton.counts("mcjepa_flow")
-    cuts = [[frame[:h, :w] for frame in frames.images[:2]] for h in (100, 120) for w in (128, 140, 192)] * 4
+    cuts = [[frame[:h, :w] for frame in frames.images[:2]] for h in (150, 180) for w in (192, 220, 256)] * 4
     with Client(url) as client, ThreadPoolExecutor(len(cuts)) as pool:
         shapes = [result.flow.shape[:2] for result in pool.map(lambda cut: client.flow(*cut), cuts)]
     inferences, executions = triton.counts("mcjepa_flow") - before
     assert shapes == [cut[0].shape[:2] for cut in cuts]
     assert executions < inferences == len(cuts)
-    assert f'mcjepa_flow_shapes_total{{bucket="192x128"}} {len(cuts)}.0' in httpx2.get(f"{url}/metrics").text
+    assert f'mcjepa_flow_shapes_total{{bucket="256x192"}} {len(cuts)}.0' in httpx2.get(f"{url}/metrics").text
 
 
 def test_who_leaves_is_cancelled_in_triton(gateway, triton, frames, wait_until):
