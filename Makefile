@@ -37,8 +37,7 @@ demo: $(VENV)/.ready-to-run ## compute flow and embeddings of a real video, into
 	$(BIN)/python examples/demo.py
 
 serve: $(VENV)/.ready-to-run $(if $(filter openvino,$(ENGINE)),$(VENV)/.openvino) ## start the server (HOST=0.0.0.0 PORT=9000 KEYS=FILE to serve others)
-	$(BIN)/mcjepa-server $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT)) $(if $(KEYS),--api-keys-file $(KEYS)) \
-	  $(if $(ENGINE),--engine $(ENGINE)) $(foreach url,$(TRITON_URL),--triton-url $(url))
+	$(BIN)/mcjepa-server $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT)) $(if $(KEYS),--api-keys-file $(KEYS)) $(if $(ENGINE),--engine $(ENGINE)) $(foreach url,$(TRITON_URL),--triton-url $(url))
 
 triton: $(VENV_TRITON)/.ready ## start a real Triton on the CPU, for make serve ENGINE=triton
 	$(VENV_TRITON)/bin/python deploy/triton/serve.py $(ARGS)

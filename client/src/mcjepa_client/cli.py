@@ -39,6 +39,7 @@ exit codes:
   1  the server refused the request, an image or a video is damaged, or the output could not be written
   2  wrong usage or unusable input; nothing was sent
   3  the server cannot be reached or is not ready
+  130  interrupted with Ctrl-C
 
 The server is --server, else the environment variable {SERVER_VARIABLE}, else {DEFAULT_SERVER}.
 An API key, where the server asks for one, is read from {API_KEY_VARIABLE}: arguments can be seen by others.

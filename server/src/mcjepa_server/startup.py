@@ -50,7 +50,7 @@ def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
     for name in sorted(environment):
         if not name.upper().startswith(PREFIX) or name.upper() in {*known, *OTHERS}:
             continue
-        close = difflib.get_close_matches(name.upper(), known, n=1)
+        close = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.8)
         hint = f"; did you mean {close[0]}?" if close else ""
         complaints.append(f"{name} is set, but there is no such setting{hint}")
     return complaints
