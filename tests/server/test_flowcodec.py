@@ -85,7 +85,9 @@ def test_kitti_counts_and_invalidates_what_it_clips():
 
 
 def test_npz_needs_no_pickle(flow):
-    arrays = np.load(io.BytesIO(encode_npz({"flow": flow, "meta": np.array('{"a": 1}')})), allow_pickle=False)
+    arrays = np.load(
+        io.BytesIO(b"".join(encode_npz({"flow": flow, "meta": np.array('{"a": 1}')}))), allow_pickle=False
+    )
     np.testing.assert_array_equal(arrays["flow"], flow)
     assert str(arrays["meta"]) == '{"a": 1}'
 

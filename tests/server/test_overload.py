@@ -6,12 +6,16 @@ from contextlib import asynccontextmanager
 
 import httpx2
 import pytest
-from mcjepa_server import Settings, create_app
+from mcjepa_server import Settings, create_app, formats
 from mcjepa_server.admission import Admission, Work
 from mcjepa_server.engines.fake import FakeEngine
 from mcjepa_server.errors import ClientClosedRequest, EngineError, Overloaded, RateLimited
+from mcjepa_server.geometry import Geometry
 from mcjepa_server.jobs import run_job
+from mcjepa_server.pipeline import FlowOptions
+from mcjepa_server.replies import reply_bytes
 from mcjepa_server.service import Service
+from mcjepa_server.timing import Timings
 from mcjepa_server.workers import Worker
 from starlette.requests import Request
 
@@ -525,3 +529,133 @@ def test_who_hangs_up_before_its_images_are_decoded_costs_no_decoder(pair, kind,
 
     assert asyncio.run(scenario()) == ({499}, 200)
     assert calls <= 3  # the one that had begun, and those of the last request
+
+
+def test_a_large_reply_waits_until_another_is_read():
+    async def scenario():
+        admission = Admission(Settings(max_concurrency=1, max_queue=9, max_reply_bytes=1000))
+        with admission.enter() as small, admission.enter() as second, admission.enter() as third:
+            with admission.enter() as first:
+                await admission.room_for_reply(Timings(), first, 900)
+                waiting = [
+                    asyncio.create_task(admission.room_for_reply(Timings(), place, size))
+                    for place, size in ((second, 800), (third, 101))
+                ]
+                await asyncio.sleep(0)
+                await admission.room_for_reply(Timings(), small, 100)  # the share of a place
+                assert not any(task.done() for task in waiting)  # first come first served
+                admission.shrink_reply(first, 300)
+                await asyncio.sleep(0)
+                assert admission.reply_bytes == 300
+            await asyncio.gather(*waiting)
+            assert admission.reply_bytes == 901
+        assert admission.reply_bytes == 0
+
+    asyncio.run(scenario())
+
+
+def test_who_waits_for_room_and_leaves_is_passed_over():
+    async def scenario():
+        admission = Admission(Settings(max_concurrency=1, max_queue=9, max_reply_bytes=1000))
+        with admission.enter() as first, admission.enter() as second, admission.enter() as third:
+            await admission.room_for_reply(Timings(), first, 700)
+            leaves = asyncio.create_task(admission.room_for_reply(Timings(), second, 900))
+            stays = asyncio.create_task(admission.room_for_reply(Timings(), third, 300))
+            await asyncio.sleep(0)
+            leaves.cancel()
+            await stays
+            assert admission.reply_bytes == 1000
+
+    asyncio.run(scenario())
+
+
+def test_a_reply_that_finds_no_room_in_time_is_refused(pair, check_problem):
+    async def scenario():
+        engine = FakeEngine()
+        settings = {"max_reply_bytes": 40_000, "max_queue_wait_s": 0.05, "max_concurrency": 2}
+        async with running(engine, **settings) as (client, service):
+            engine.fault = "hang"
+            calls = len(engine.calls)
+            first = asyncio.create_task(client.post("/v1/flow", files=pair))
+            await until(lambda: len(engine.calls) > calls)
+            assert service.admission.reply_bytes == 80 * 48 * 8
+            refused = await client.post("/v1/flow", files=pair)
+            first.cancel()
+            await asyncio.gather(first, return_exceptions=True)
+            assert service.admission.reply_bytes == 0
+            engine.fault = None
+            assert (await client.post("/v1/flow", files=pair)).status_code == 200
+            return refused
+
+    reply = asyncio.run(scenario())
+    assert "(max_reply_bytes)" in check_problem(reply, 429, "overloaded")["detail"]
+    assert int(reply.headers["retry-after"]) >= 1
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "each"),
+    [
+        ("flow", "", 8),
+        ("flow", "direction=backward&format=npy&dtype=float16", 12),
+        ("flow", "occlusion=true&format=npz", 17),
+        ("flow", "direction=both&occlusion=true&format=npz", 17),
+        ("flow", "format=png", 24),
+        ("analyze", "direction=both", 16),
+        ("analyze", "direction=both&occlusion=true&dtype=float16", 25),
+    ],
+)
+def test_a_reply_that_never_fits_is_refused(serve, pair, check_problem, path, query, each):
+    files = pair if path == "flow" else [("frames", part) for part in pair.values()]
+    size = 80 * 48 * each
+    engine = FakeEngine()
+    client = serve(engine, max_reply_bytes=size - 1)
+    calls = len(engine.calls)
+    body = check_problem(client.post(f"/v1/{path}?{query}", files=files), 422, "invalid_input")
+    assert f"take {size} bytes" in body["detail"]
+    assert f"the limit is {size - 1} (max_reply_bytes)" in body["detail"]
+    assert len(engine.calls) == calls
+    assert serve(max_reply_bytes=size).post(f"/v1/{path}?{query}", files=files).status_code == 200
+
+
+def test_default_limits_allow_32_frames_of_full_hd_both_ways():
+    geometry = Geometry(1920, 1080, 1024, 576, 1024, 576)
+    options = FlowOptions(backward=True, occlusion=True)
+    assert reply_bytes(32, geometry, options, formats.NPZ, "float16") <= Settings().max_reply_bytes
+
+
+def test_a_long_analysis_counts_with_one_turn(pair):
+    """Others have the engine in between."""
+
+    class Slow(FakeEngine):
+        go_on = None
+
+        async def infer_flow(self, frames, backward, embed=True):
+            if self.go_on is not None:
+                self.calls.append(frames.shape)
+                await self.go_on.acquire()
+            return await super().infer_flow(frames, backward, embed)
+
+    async def scenario():
+        engine = Slow()
+        async with running(engine, max_clip_pixels=2 * 64 * 128, max_queue_wait_s=10) as (client, service):
+            admission = service.admission
+            admission.learn(Work("mcjepa_flow", 2, PAIR_PIXELS), 9.0)
+            engine.go_on = asyncio.Semaphore(0)
+            frames = [("frames", pair["frame1"])] * 9
+            analysis = asyncio.create_task(client.post("/v1/analyze", files=frames))
+            calls = len(engine.calls)
+            await until(lambda: len(engine.calls) > calls)
+            found = [(admission.expected_wait, admission.pixels)]
+            engine.go_on.release()
+            await until(lambda: len(engine.calls) == calls + 3)  # each is noted twice
+            found.append(admission.pixels)
+            one = asyncio.create_task(client.post("/v1/flow", files=pair))
+            await until(lambda: admission.waiting == 1)
+            engine.go_on = None
+            analysis.cancel()
+            await asyncio.gather(analysis, return_exceptions=True)
+            return found, (await one).status_code
+
+    found, status = asyncio.run(scenario())
+    assert found == [(pytest.approx(9.0), 9 * 64 * 128), 7 * 64 * 128]
+    assert status == 200

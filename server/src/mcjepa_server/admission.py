@@ -5,6 +5,10 @@ estimated from what recent inferences took. All three refuse at once; nobody wai
 estimate was too low. What a request costs is known when its images have been decoded; until then it counts as
 the average of the others.
 
+The flow of a request and the reply made of it may be thousands of times its files. What is large of them has
+a budget of bytes, from before the flow is computed until the reply is read; each waits for room in turn. What
+is small, at most the share of one place, never waits.
+
 Of those that wait for the engine a few are decoded ahead; the others hold files, a fifth of the pixels' size.
 """
 
@@ -12,14 +16,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from mcjepa_server.config import Settings
 from mcjepa_server.deadline import seconds_left
-from mcjepa_server.errors import DeadlineExceeded, Overloaded, RateLimited
+from mcjepa_server.errors import DeadlineExceeded, InvalidInput, Overloaded, RateLimited
 from mcjepa_server.timing import Timings
 
 _WEIGHT = 0.2  # of the newest inference in the running mean
@@ -37,10 +41,12 @@ class Work:
 
 @dataclass
 class Place:
-    """A request inside. ``seconds`` is what its inference is expected to take."""
+    """A request inside. ``seconds`` is what its next turn at the engine is expected to take."""
 
-    pixels: int = 0
+    pixels: int = 0  # not computed yet
     seconds: float = 0.0
+    turn: int = 0  # pixels of its longest turn at the engine
+    reply_bytes: int = 0  # of the budget
     is_ahead: bool = False  # decoded, or about to be, and has not had the engine
     served: bool = False  # has had the engine before
 
@@ -53,7 +59,10 @@ class Admission:
         self.inside = 0
         self.waiting = 0
         self.pixels = 0
+        self.reply_bytes = 0
+        self.reply_share = settings.max_reply_bytes // self.capacity  # of each place
         self._settings = settings
+        self._for_room: deque[tuple[asyncio.Future[None], Place, int]] = deque()
         self._seconds = 0.0
         self._charged = 0  # requests
         self._undecoded = 0
@@ -65,7 +74,7 @@ class Admission:
 
     @property
     def expected_wait(self) -> float:
-        """Seconds until a request that comes in now would have the engine."""
+        """Seconds until a request that comes in now would have the engine, after one turn of each inside."""
         return self._seconds * self._crowd / self._settings.max_concurrency
 
     @property
@@ -98,15 +107,14 @@ class Admission:
             yield place
         finally:
             self.finish(place)
+            self.shrink_reply(place, 0)
             self._count(key, -1)
 
     def finish(self, place: Place) -> None:
         """Take back what a request costs: it needs the engine no more. It stays inside."""
         self._leave_ahead(place)
         self._charged -= place.pixels > 0
-        self.pixels -= place.pixels
-        self._seconds = max(0.0, self._seconds - place.seconds)
-        place.pixels, place.seconds = 0, 0.0
+        self._owe(place, 0, 0.0)
 
     async def turn_to_decode(self, timings: Timings, place: Place) -> None:
         """Waits until few enough requests are decoded ahead of the engine, first come first served.
@@ -123,18 +131,78 @@ class Admission:
             self._undecoded -= 1
         place.is_ahead = True
 
-    def charge(self, place: Place, work: Work) -> None:
+    def charge(self, place: Place, work: Work, turn: Work | None = None) -> None:
         """Puts the cost of a request on its place, once it is known. Raises Overloaded if it is too much.
 
-        An idle server takes whatever the other limits let through.
+        ``turn`` is what it does at once, if that is not all. An idle server takes whatever the other limits
+        let through.
         """
         self._check_room(work.pixels, self.pixels)
         self._check_wait(self._seconds / self._settings.max_concurrency)
-        place.pixels = work.pixels
-        place.seconds = work.pixels * self._seconds_per_pixel.get(work.model, 0.0)
+        place.turn = (turn or work).pixels
         self._charged += 1
-        self.pixels += place.pixels
-        self._seconds += place.seconds
+        self._owe(place, work.pixels, place.turn * self._seconds_per_pixel.get(work.model, 0.0))
+
+    def work_off(self, place: Place, work: Work) -> None:
+        """Take back what a turn at the engine has done. The last one counts until :meth:`finish`."""
+        left = max(place.pixels - work.pixels, min(place.pixels, place.turn))
+        self._owe(place, left, place.seconds)
+
+    async def room_for_reply(self, timings: Timings, place: Place, size: int) -> None:
+        """Waits until so many bytes fit beside those of other large replies, first come first served.
+
+        They are held until the request is over, or less after :meth:`shrink_reply`. Raises InvalidInput for a
+        reply that never fits, and Overloaded after ``max_queue_wait_s`` of waiting.
+        """
+        limit = self._settings.max_reply_bytes
+        if size > limit:
+            raise InvalidInput(
+                f"the flow and the reply take {size} bytes at the size of the frames; the limit is {limit} "
+                "(max_reply_bytes); send fewer or smaller frames, or ask for less of both directions and "
+                "occlusion"
+            )
+        if size <= self.reply_share:
+            return
+        granted = asyncio.get_running_loop().create_future()
+        waiter = (granted, place, size)
+        self._for_room.append(waiter)
+        self._grant_room()
+        if granted.done():
+            return
+        self._leave_ahead(place)  # those with small replies need not wait
+        try:
+            with timings.stage("queue"):
+                async with asyncio.timeout(self._patience(timings)) as patience:
+                    await granted
+        except TimeoutError:
+            if not patience.expired():
+                raise
+            raise self._overloaded(
+                f"the flow and the reply take {size} bytes besides the {self.reply_bytes} of other replies "
+                f"that are made or not read yet; the limit is {limit} (max_reply_bytes)"
+            ) from None
+        finally:
+            if waiter in self._for_room:
+                self._for_room.remove(waiter)
+                self._grant_room()
+
+    def shrink_reply(self, place: Place, size: int) -> None:
+        """Give back what a reply does not need, once it is made."""
+        if size < place.reply_bytes:
+            self.reply_bytes -= place.reply_bytes - size
+            place.reply_bytes = size
+            self._grant_room()
+
+    def _grant_room(self) -> None:
+        while self._for_room:
+            granted, place, size = self._for_room[0]
+            if self.reply_bytes + size > self._settings.max_reply_bytes:
+                return
+            self._for_room.popleft()
+            if not granted.done():
+                self.reply_bytes += size
+                place.reply_bytes = size
+                granted.set_result(None)
 
     def learn(self, work: Work, seconds: float) -> None:
         """Takes note of how long an inference took."""
@@ -165,7 +233,7 @@ class Admission:
         """Without a place, or once it was served, however long."""
         limit = None
         if turns.locked() and place is not None and not place.served:
-            limit = max(0.0, self._settings.max_queue_wait_s - timings.seconds.get("queue", 0.0))
+            limit = self._patience(timings)
         self.waiting += 1
         try:
             with timings.stage("queue"):
@@ -177,6 +245,15 @@ class Admission:
             raise self._overloaded(self._too_long("has waited as long as it may")) from None
         finally:
             self.waiting -= 1
+
+    def _patience(self, timings: Timings) -> float:
+        """Return the seconds that a request may still wait."""
+        return max(0.0, self._settings.max_queue_wait_s - timings.seconds.get("queue", 0.0))
+
+    def _owe(self, place: Place, pixels: int, seconds: float) -> None:
+        self.pixels += pixels - place.pixels
+        self._seconds = max(0.0, self._seconds + seconds - place.seconds)
+        place.pixels, place.seconds = pixels, seconds
 
     def _leave_ahead(self, place: Place) -> None:
         if place.is_ahead:

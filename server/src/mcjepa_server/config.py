@@ -155,6 +155,12 @@ class Settings(BaseSettings):
     max_buffered_bytes: int = Field(
         default=2**29, ge=1, description="Bytes of all bodies held at once; more get 429."
     )
+    # Enough for all pairs of 32 frames of 1920x1080 both ways with occlusion.
+    max_reply_bytes: int = Field(
+        default=3 * 2**29,
+        ge=1,
+        description="Bytes of flows and replies that are made or held at once; more wait, then get 429.",
+    )
     max_parts: int = Field(default=2112, ge=2, description="Parts of one multipart body.")
     decode_processes: int = Field(
         default=2,

@@ -9,8 +9,9 @@ import functools
 import io
 import math
 import struct
+import zipfile
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import IO, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from mcjepa_server.engine import FloatArray, Uint8Array
 FlowType = Literal["float32", "float16"]
 Buffers = tuple[bytes | memoryview, ...]  # one after the other; memory of arrays, not copied
 _FLOAT16_MAX = np.float32(65504)
+_STRIP = 2**18  # values or pixels at a time, where a whole field would take several times its memory
 
 #: KITTI stores v * 64 + 2**15 in 16 bits: from -512 to just under 512 px, in steps of 1/64.
 _KITTI_SCALE = 64.0
@@ -52,22 +54,53 @@ def flow_as(flow: FloatArray, dtype: FlowType) -> NDArray[Any]:
     """Flow in the type it is sent in. float16 rounds to 1/2048 of the value, to 1/32 px from 64 px on."""
     if dtype == "float32":
         return flow
-    return np.clip(flow, -_FLOAT16_MAX, _FLOAT16_MAX).astype(np.float16)
+    half = np.empty(flow.shape, np.float16)
+    source, target = flow.reshape(-1), half.reshape(-1)
+    for start in range(0, len(source), _STRIP):
+        part = slice(start, start + _STRIP)
+        target[part] = np.clip(source[part], -_FLOAT16_MAX, _FLOAT16_MAX)
+    return half
 
 
 def encode_npy(array: NDArray[Any]) -> Buffers:
     """NumPy .npy, version 1.0."""
-    array = np.ascontiguousarray(array)
+    array = np.asarray(array, order="C")
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
     return header.getvalue(), _memory(array)
 
 
-def encode_npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
-    """NumPy .npz, not compressed: flow hardly shrinks and the time is better spent."""
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays)
-    return buffer.getvalue()
+def encode_npz(arrays: Mapping[str, NDArray[Any]]) -> Buffers:
+    """NumPy .npz as of ``np.savez``, not compressed: flow hardly shrinks and the time is better spent."""
+    buffers = _Written()
+    with zipfile.ZipFile(cast("IO[bytes]", buffers), "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                for buffer in encode_npy(array):
+                    member.write(buffer)
+    return tuple(buffers.parts.values())
+
+
+class _Written:
+    """A file that keeps what is written as it is. It is written over in the parts in which it was written."""
+
+    def __init__(self) -> None:
+        self.parts: dict[int, bytes | memoryview] = {}  # by their first byte
+        self._position = 0
+
+    def write(self, data: bytes | memoryview) -> int:
+        self.parts[self._position] = data
+        self._position += len(data)
+        return len(data)
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, position: int) -> None:
+        self._position = position
+
+    def flush(self) -> None:
+        """Do nothing; ZipFile asks for it."""
 
 
 def encode_png(flow: FloatArray, max_flow: float | None) -> tuple[bytes, float]:
@@ -86,6 +119,14 @@ def colour_flow(flow: FloatArray, max_flow: float) -> Uint8Array:
 
     Hue is direction, saturation is length over ``max_flow`` (px); longer vectors are drawn darker.
     """
+    rgb = np.empty((*flow.shape[:2], 3), np.uint8)
+    rows = max(1, _STRIP // flow.shape[1])
+    for top in range(0, len(flow), rows):
+        _colour(flow[top : top + rows], max_flow, rgb[top : top + rows])
+    return rgb
+
+
+def _colour(flow: FloatArray, max_flow: float, rgb: Uint8Array) -> None:
     u, v = flow[..., 0], flow[..., 1]
     radius = np.sqrt(u * u + v * v) / np.float32(max(max_flow, 1e-9))
     turn = (np.arctan2(-v, -u) / np.float32(np.pi) + 1) / 2  # 0..1
@@ -94,10 +135,8 @@ def colour_flow(flow: FloatArray, max_flow: float) -> Uint8Array:
     inside = radius <= 1
     gain = np.where(inside, radius, np.float32(0.75))  # 1 - r (1 - c) = r c + (1 - r)
     offset = np.where(inside, 255 * (1 - radius), np.float32(0))
-    rgb = np.empty((*flow.shape[:2], 3), np.uint8)
     for channel in range(3):
         rgb[..., channel] = 255 * table[:, channel][index] * gain + offset
-    return rgb
 
 
 @functools.cache
@@ -127,7 +166,7 @@ def colour_wheel() -> FloatArray:
 
 def _memory(array: NDArray[Any]) -> memoryview:
     """Of an array whose rows follow each other, as bytes."""
-    return array.data.cast("B")
+    return array.reshape(-1).view(np.uint8).data
 
 
 def _png(image: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, ExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -13,6 +13,7 @@ from starlette.requests import Request
 from mcjepa_server.admission import Place, Work
 from mcjepa_server.deadline import time_limit
 from mcjepa_server.errors import ClientClosedRequest, DeadlineExceeded
+from mcjepa_server.flowcodec import Buffers
 from mcjepa_server.service import Service
 from mcjepa_server.timing import Timings
 
@@ -36,13 +37,24 @@ class Ticket:
         """Stop counting the bytes of the request's body; to be called when its images are decoded."""
         self.service.bodies.release(self.state)
 
-    def charge(self, work: Work) -> None:
+    def charge(self, work: Work, turn: Work | None = None) -> None:
         """To be called as soon as the cost is known. Raises Overloaded."""
-        self.service.admission.charge(self.place, work)
+        self.service.admission.charge(self.place, work, turn)
 
-    def slot(self, work: Work) -> AbstractAsyncContextManager[None]:
-        """Around each call of the engine."""
-        return self.service.slot(self.timings, work, self.place)
+    async def room_for_reply(self, size: int) -> None:
+        """Before the flow is computed whose reply takes so many bytes. Raises InvalidInput or Overloaded."""
+        await self.service.admission.room_for_reply(self.timings, self.place, size)
+
+    def shrink_reply(self, body: Buffers) -> None:
+        """When the reply is made, and what it was made of is no longer needed."""
+        self.service.admission.shrink_reply(self.place, sum(map(len, body)))
+
+    @asynccontextmanager
+    async def slot(self, work: Work) -> AsyncIterator[None]:
+        """Around each turn at the engine."""
+        async with self.service.slot(self.timings, work, self.place):
+            yield
+        self.service.admission.work_off(self.place, work)
 
 
 async def run_job(request: Request, service: Service, job: Callable[[Ticket], Coroutine[Any, Any, T]]) -> T:

@@ -88,6 +88,10 @@ class Pipeline:
         model = FLOW_BIDIRECTIONAL if options.both else FLOW
         return Work(model, frames, frames * geometry.padded_width * geometry.padded_height)
 
+    def flow_turn(self, frames: int, geometry: Geometry, options: FlowOptions) -> Work:
+        """What the longest part of it costs, after which others have their turn."""
+        return self.flow_work(min(frames, self._longest(geometry)), geometry, options)
+
     def embed_work(self, images: int) -> Work:
         return Work(EMBED, images, images * self._engine.contract.embed_image_size**2)
 
@@ -95,13 +99,17 @@ class Pipeline:
         self, clip: Uint8Array, geometry: Geometry, options: FlowOptions, slot: Slot
     ) -> FlowResult:
         """Flow between neighbours of the N >= 2 frames of a clip (1, N, padded H, padded W, 3)."""
-        parts = []
-        longest = max(2, self._settings.max_clip_pixels // (geometry.padded_width * geometry.padded_height))
-        for part in split_clip(clip.shape[1], longest):
+        fields = _Fields(clip.shape[1] - 1, geometry, options)
+        for part in split_clip(clip.shape[1], self._longest(geometry)):
             frames = clip[:, part]
             async with slot(self.flow_work(frames.shape[1], geometry, options)):
-                parts += await self._infer(frames, options)
-        return await run_sync(_assemble, parts, geometry, options)
+                outputs = await self._infer(frames, options)
+            await run_sync(fields.add, outputs)
+        return fields.result()
+
+    def _longest(self, geometry: Geometry) -> int:
+        """Return how many frames have the engine in one turn."""
+        return max(2, self._settings.max_clip_pixels // (geometry.padded_width * geometry.padded_height))
 
     async def _infer(self, clip: Uint8Array, options: FlowOptions) -> list[FlowOutput]:
         """In pieces, one after the other in the same slot.
@@ -171,22 +179,38 @@ def normalise(embeddings: FloatArray) -> FloatArray:
     return unit
 
 
-def _assemble(parts: Sequence[FlowOutput], geometry: Geometry, options: FlowOptions) -> FlowResult:
-    flows = _join([unpack_flow(part.flow[0], geometry) for part in parts])
-    backward = None
-    if options.both:
-        backward = _join(
-            [unpack_flow(part.flow_backward[0], geometry) for part in parts if part.flow_backward is not None]
-        )
-    occlusion = None
-    if options.occlusion and backward is not None:
-        occlusion = np.stack([occlusion_mask(f, b) for f, b in zip(flows, backward, strict=True)])
-    return FlowResult(
-        flows=flows,
-        flows_backward=backward if options.backward else None,
-        occlusion=occlusion,
-        embeddings=_embeddings([part.embedding[0] for part in parts if part.embedding is not None]),
-    )
+class _Fields:
+    """Flow at the caller's size, filled as the engine gives it, so that nothing is there twice."""
+
+    def __init__(self, pairs: int, geometry: Geometry, options: FlowOptions) -> None:
+        shape = (pairs, geometry.height, geometry.width)
+        self._geometry = geometry
+        self._flows = np.empty((*shape, 2), np.float32)
+        self._backward = np.empty((*shape, 2), np.float32) if options.backward else None
+        self._occlusion = np.empty(shape, np.bool_) if options.occlusion else None
+        self._embeddings: list[FloatArray] = []
+        self._filled = 0
+
+    def add(self, outputs: Sequence[FlowOutput]) -> None:
+        """Scale the next flows back, and find what is occluded."""
+        for output in outputs:
+            if output.embedding is not None:
+                self._embeddings.append(output.embedding[0])
+            for index in range(output.flow.shape[1]):
+                self._add_pair(output, index)
+
+    def _add_pair(self, output: FlowOutput, index: int) -> None:
+        raw, place = slice(index, index + 1), slice(self._filled, self._filled + 1)
+        flow = unpack_flow(output.flow[0, raw], self._geometry, self._flows[place])
+        if output.flow_backward is not None and (self._backward is not None or self._occlusion is not None):
+            target = None if self._backward is None else self._backward[place]
+            back = unpack_flow(output.flow_backward[0, raw], self._geometry, target)
+            if self._occlusion is not None:
+                self._occlusion[self._filled] = occlusion_mask(flow[0], back[0])
+        self._filled += 1
+
+    def result(self) -> FlowResult:
+        return FlowResult(self._flows, self._backward, self._occlusion, _embeddings(self._embeddings))
 
 
 def _embeddings(parts: Sequence[FloatArray]) -> FloatArray | None:

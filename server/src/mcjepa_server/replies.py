@@ -17,11 +17,13 @@ from mcjepa_server.flowcodec import Buffers, FlowType
 from mcjepa_server.formats import EXTENSIONS
 from mcjepa_server.geometry import Geometry
 from mcjepa_server.negotiate import Offer
-from mcjepa_server.pipeline import FlowResult
+from mcjepa_server.pipeline import FlowOptions, FlowResult
 from mcjepa_server.schemas import AnalyzeSummary, FlowSummary, Meta, PairSummary, VectorStats
 from mcjepa_server.timing import Timings
 
 Direction = Literal["forward", "backward", "both"]
+#: Bytes a pixel of one flow that making these takes; the others send the memory of the flow.
+_MAKING = {formats.PNG: 16, formats.KITTI: 40, formats.JSON: 16}
 
 #: Headers of inference replies, for OpenAPI.
 HEADERS = {
@@ -58,18 +60,17 @@ def encode_flow(
         body, scale = flowcodec.encode_png(flow, max_flow)
         return (body,), {"X-Flow-Max": f"{scale:.6g}"}
     if offer is formats.NPZ:
-        body = _npz(
+        return _npz(
             meta,
             flow=flowcodec.flow_as(flow, dtype),
             flow_backward=_first(_optional(result.flows_backward, dtype)),
             occlusion=_first(result.occlusion),
-        )
-        return (body,), {}
+        ), {}
     summary = FlowSummary(meta=meta, **pair_summary(result, 0).model_dump())
     return (summary.model_dump_json().encode(),), {}
 
 
-def encode_analysis(result: FlowResult, offer: Offer, dtype: FlowType, meta: Meta) -> bytes:
+def encode_analysis(result: FlowResult, offer: Offer, dtype: FlowType, meta: Meta) -> Buffers:
     """Body for the flow and the embeddings of N frames."""
     if offer is formats.NPZ:
         return _npz(
@@ -82,7 +83,16 @@ def encode_analysis(result: FlowResult, offer: Offer, dtype: FlowType, meta: Met
     assert result.embeddings is not None, "an analysis asks for them"
     pairs = [pair_summary(result, index) for index in range(len(result.flows))]
     summary = AnalyzeSummary(meta=meta, pairs=pairs, embeddings=result.embeddings.tolist())
-    return summary.model_dump_json().encode()
+    return (summary.model_dump_json().encode(),)
+
+
+def reply_bytes(frames: int, geometry: Geometry, options: FlowOptions, offer: Offer, dtype: FlowType) -> int:
+    """Return the bytes of the flow of N frames at the caller's size, and of the reply made of it."""
+    pixels = geometry.width * geometry.height
+    directions = 1 + options.backward
+    each = directions * (8 if dtype == "float32" else 8 + 4) + options.occlusion
+    once = 8 * (options.occlusion and not options.backward) + _MAKING.get(offer, 0)
+    return pixels * ((frames - 1) * each + once)
 
 
 def describe(
@@ -147,7 +157,7 @@ def flow_reply(body: Buffers, offer: Offer, stem: str, meta: Meta, timings: Timi
     return Reply(body, headers, offer.media_type)
 
 
-def _npz(meta: Meta, **arrays: NDArray[Any] | None) -> bytes:
+def _npz(meta: Meta, **arrays: NDArray[Any] | None) -> Buffers:
     """The arrays that are there, and ``meta`` as text, which NumPy reads without pickle."""
     present = {name: array for name, array in arrays.items() if array is not None}
     return flowcodec.encode_npz({**present, "meta": np.array(meta.model_dump_json())})

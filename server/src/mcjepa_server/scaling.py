@@ -43,10 +43,10 @@ def pack_clip(frames: Sequence[Uint8Array], geometry: Geometry) -> Uint8Array:
     return clip
 
 
-def unpack_flow(raw: FloatArray, geometry: Geometry) -> FloatArray:
-    """Flow (M, 2, padded H, padded W) of the engine to (M, H, W, 2) at the caller's size."""
+def unpack_flow(raw: FloatArray, geometry: Geometry, out: FloatArray | None = None) -> FloatArray:
+    """Flow (M, 2, padded H, padded W) of the engine to (M, H, W, 2) at the caller's size, into ``out``."""
     cropped = raw[:, :, : geometry.scaled_height, : geometry.scaled_width]
-    flows = np.empty((len(raw), geometry.height, geometry.width, 2), np.float32)
+    flows = np.empty((len(raw), geometry.height, geometry.width, 2), np.float32) if out is None else out
     if geometry.is_scaled:
         for target, planes in zip(flows, cropped, strict=True):
             _scale_back(planes, geometry, target)
@@ -60,8 +60,8 @@ def _scale_back(planes: FloatArray, geometry: Geometry, target: FloatArray) -> N
     import cv2
 
     size = (geometry.width, geometry.height)
-    resized = cv2.resize(cv2.merge(tuple(planes)), size, interpolation=cv2.INTER_LINEAR)
-    np.multiply(resized, np.array(geometry.ratio, np.float32), out=target)
+    cv2.resize(cv2.merge(tuple(planes)), size, dst=target, interpolation=cv2.INTER_LINEAR)
+    target *= np.array(geometry.ratio, np.float32)
 
 
 def resize_square(image: Uint8Array, side: int) -> Uint8Array:

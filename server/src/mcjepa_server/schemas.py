@@ -198,6 +198,7 @@ class Limits(BaseModel):
     max_connections: int
     max_header_bytes: int
     max_buffered_bytes: int
+    max_reply_bytes: int = Field(description="Of large replies, and of the flows they are made of.")
     max_parts: int
     max_part_headers: int
     max_part_header_bytes: int = Field(description="Of one header line of a part.")

@@ -94,13 +94,17 @@ async def post_analyze(
     options = FlowOptions(query.direction == "both", query.occlusion, embed=True)
 
     async def job(ticket: Ticket) -> Response:
-        clip, geometry = await frames_in_turn(files, ticket, pipeline, query.max_side, options)
+        clip, geometry = await frames_in_turn(
+            files, ticket, pipeline, query.max_side, options, offer, query.dtype
+        )
         meta = describe(clip.shape[1], geometry, service.contract, query.direction, query.occlusion)
         result = await pipeline.flow(clip, geometry, options, ticket.slot)
         del clip  # not kept while the reply is made and sent
         with ticket.timings.stage("encode"):
             body = await run_sync(encode_analysis, result, offer, query.dtype, meta)
-        return flow_reply((body,), offer, "analysis", meta, ticket.timings)
+        del result
+        ticket.shrink_reply(body)
+        return flow_reply(body, offer, "analysis", meta, ticket.timings)
 
     return await run_job(request, service, job)
 

@@ -27,9 +27,12 @@ from mcjepa_server.errors import (
     UndecodableImage,
     UnsupportedMediaType,
 )
+from mcjepa_server.flowcodec import FlowType
 from mcjepa_server.geometry import Geometry
 from mcjepa_server.jobs import Ticket
+from mcjepa_server.negotiate import Offer
 from mcjepa_server.pipeline import FlowOptions, Pipeline
+from mcjepa_server.replies import reply_bytes
 from mcjepa_server.service import Service
 
 TIMEOUT = "X-Request-Timeout"  # of a request, s
@@ -91,6 +94,8 @@ async def frames_in_turn(
     pipeline: Pipeline,
     max_side: int | None,
     options: FlowOptions,
+    offer: Offer,
+    dtype: FlowType,
 ) -> tuple[Uint8Array, Geometry]:
     """Named files to a clip (1, N, padded H, padded W, 3), in the turn of their request, which is charged.
 
@@ -103,7 +108,11 @@ async def frames_in_turn(
         clip, geometry = await decode_clip(files, budget, pipeline.planner(max_side), service.decoders)
     files.clear()
     ticket.release_body()
-    ticket.charge(pipeline.flow_work(clip.shape[1], geometry, options))
+    frames = clip.shape[1]
+    ticket.charge(
+        pipeline.flow_work(frames, geometry, options), pipeline.flow_turn(frames, geometry, options)
+    )
+    await ticket.room_for_reply(reply_bytes(frames, geometry, options, offer, dtype))
     service.metrics.observe_padding(geometry, service.settings.shape_buckets)
     return clip, geometry
 

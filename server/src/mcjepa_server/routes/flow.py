@@ -102,7 +102,9 @@ async def post_flow(
     options = FlowOptions(query.direction == "both", query.occlusion)
 
     async def job(ticket: Ticket) -> Response:
-        clip, geometry = await frames_in_turn(files, ticket, pipeline, query.max_side, options)
+        clip, geometry = await frames_in_turn(
+            files, ticket, pipeline, query.max_side, options, offer, query.dtype
+        )
         if query.direction == "backward":
             clip = np.ascontiguousarray(clip[:, ::-1])
         meta = describe(clip.shape[1], geometry, service.contract, query.direction, query.occlusion)
@@ -110,6 +112,8 @@ async def post_flow(
         del clip  # not kept while the reply is made and sent
         with ticket.timings.stage("encode"):
             body, extra = await run_sync(encode_flow, result, offer, query.max_flow, query.dtype, meta)
+        del result
+        ticket.shrink_reply(body)
         reply = flow_reply(body, offer, "flow", meta, ticket.timings)
         reply.headers.update(extra)
         return reply
