@@ -1,5 +1,6 @@
 """API keys, rate limit, what browsers are told, and what the log may hold."""
 
+import asyncio
 import json
 import logging
 import os
@@ -8,10 +9,12 @@ import subprocess
 import sys
 from datetime import date, timedelta
 
+import httpx2
 import pytest
-from mcjepa_server import access, keys, logs
+from mcjepa_server import Settings, access, create_app, keys, logs
 from mcjepa_server.access import Access
 from mcjepa_server.cli import main
+from mcjepa_server.engines.fake import FakeEngine
 from mcjepa_server.errors import RateLimited
 from mcjepa_server.keys import Key, KeyFileError, KeyRing, add_key, hash_key, read_keys, revoke_key
 from mcjepa_server.ratelimit import RateLimit
@@ -279,6 +282,38 @@ def test_tokens_come_back_evenly():
         rate.take("alice")
     with pytest.raises(RateLimited):
         rate.take("alice")
+
+
+def test_uploads_of_a_key_count_before_they_are_complete(key_file, pair):
+    headers = bearer(add_key(key_file, "alice"))
+    app = create_app(Settings(api_keys_file=key_file, max_concurrency_per_key=1), FakeEngine())
+
+    async def scenario():
+        transport = httpx2.ASGITransport(app)
+        begun, go_on = asyncio.Event(), asyncio.Event()
+        async with (
+            app.router.lifespan_context(app),
+            httpx2.AsyncClient(transport=transport, base_url="http://test", headers=headers) as client,
+        ):
+            whole = client.build_request("POST", "/v1/flow", files=pair)
+            data = whole.read()
+
+            async def slowly():
+                yield data[:100]
+                begun.set()
+                await go_on.wait()
+                yield data[100:]
+
+            kind = {"content-type": whole.headers["content-type"]}
+            upload = asyncio.create_task(client.post("/v1/flow", content=slowly(), headers=kind))
+            await begun.wait()
+            refused = await client.post("/v1/flow", files=pair)
+            go_on.set()
+            return refused, await upload, await client.post("/v1/flow", files=pair)
+
+    refused, uploaded, next_one = asyncio.run(scenario())
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limited")
+    assert (uploaded.status_code, next_one.status_code) == (200, 200)
 
 
 def test_production_needs_keys(capsys, key_file):

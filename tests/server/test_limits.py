@@ -6,7 +6,9 @@ import weakref
 
 import pytest
 from mcjepa_server import Settings, create_app
+from mcjepa_server.body import ByteBudget
 from mcjepa_server.engines.fake import FakeEngine
+from mcjepa_server.errors import Overloaded
 from mcjepa_server.forms import Form, FormReader
 
 MULTIPART = {"content-type": "multipart/form-data; boundary=x"}
@@ -116,6 +118,24 @@ def test_all_bodies_together_are_bounded():
     assert b"the limit is 1000 (max_buffered_bytes)" in body
     assert reply["retry-after"] == "1"
     assert bodies.used == 900  # what the request held is given back
+
+
+def test_large_bodies_leave_room_for_small_ones():
+    budget = ByteBudget(80 * 2**20)
+    large = [{} for _ in range(7)]
+    for state in large:
+        budget.take(10 * 2**20, state)
+    for state in (large[0], {}):
+        with pytest.raises(Overloaded, match=r"\(max_buffered_bytes\), of which 73400320 for bodies over"):
+            budget.take(2**20 + 1, state)
+    small = [{} for _ in range(10)]
+    for state in small:
+        budget.take(2**20, state)
+    with pytest.raises(Overloaded, match="the limit is 83886080"):
+        budget.take(1, {})
+    for state in large + small:
+        budget.release(state)
+    assert budget.used == 0
 
 
 @pytest.mark.parametrize("kind", ['; filename="f"', ""])

@@ -199,10 +199,10 @@ def test_the_expected_wait_follows_what_inferences_took():
 
 def test_one_key_cannot_take_all_places():
     admission = Admission(Settings(max_concurrency_per_key=1))
-    with admission.enter("alice"):
+    with admission.arrive("alice"):
         with pytest.raises(RateLimited, match=r"the limit is 1 \(max_concurrency_per_key\)"):
             admission.check("alice")
-        with admission.enter("bob"):
+        with admission.arrive("bob"):
             admission.check()
     admission.check("alice")
 
@@ -534,7 +534,10 @@ def test_who_hangs_up_before_its_images_are_decoded_costs_no_decoder(pair, kind,
 def test_a_large_reply_waits_until_another_is_read():
     async def scenario():
         admission = Admission(Settings(max_concurrency=1, max_queue=9, max_reply_bytes=1000))
+        work = Work("mcjepa_flow", 2, 1000)
+        admission.learn(work, 5.0)
         with admission.enter() as small, admission.enter() as second, admission.enter() as third:
+            admission.charge(second, work)
             with admission.enter() as first:
                 await admission.room_for_reply(Timings(), first, 900)
                 waiting = [
@@ -544,11 +547,12 @@ def test_a_large_reply_waits_until_another_is_read():
                 await asyncio.sleep(0)
                 await admission.room_for_reply(Timings(), small, 100)  # the share of a place
                 assert not any(task.done() for task in waiting)  # first come first served
+                assert admission.expected_wait == 0  # nobody waits for those at the engine
                 admission.shrink_reply(first, 300)
                 await asyncio.sleep(0)
                 assert admission.reply_bytes == 300
             await asyncio.gather(*waiting)
-            assert admission.reply_bytes == 901
+            assert (admission.reply_bytes, admission.expected_wait) == (901, 5.0)
         assert admission.reply_bytes == 0
 
     asyncio.run(scenario())

@@ -52,7 +52,10 @@ class Place:
 
 
 class Admission:
-    """Counts requests from complete body to reply, and hands out the slots of the engine."""
+    """Counts requests from complete body to reply, and hands out the slots of the engine.
+
+    Those of an API key count from before their body is read.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.capacity = settings.max_concurrency + settings.max_queue
@@ -83,7 +86,7 @@ class Admission:
         return 1 + self._undecoded / self._charged if self._charged else 1.0
 
     def check(self, key: str | None = None) -> None:
-        """Raises Overloaded or RateLimited; called before the body is read, too, to refuse cheaply."""
+        """Raises Overloaded or RateLimited."""
         if self.inside >= self.capacity:
             raise self._overloaded(
                 f"{self.inside} requests are in flight; the limit is {self.capacity} (max_in_flight)"
@@ -98,17 +101,32 @@ class Admission:
             )
 
     @contextmanager
-    def enter(self, key: str | None = None) -> Iterator[Place]:
-        """Hold a place among the requests inside. Raises as :meth:`check`."""
+    def arrive(self, key: str | None) -> Iterator[None]:
+        """Count a request of a key, from before its body is read. Raises as :meth:`check`."""
         self.check(key)
+        if key is None:
+            yield
+            return
+        self._by_key[key] += 1
+        try:
+            yield
+        finally:
+            self._by_key[key] -= 1
+            if not self._by_key[key]:
+                del self._by_key[key]
+
+    @contextmanager
+    def enter(self) -> Iterator[Place]:
+        """Hold a place among the requests inside. Raises as :meth:`check`."""
+        self.check()
         place = Place()
-        self._count(key, 1)
+        self.inside += 1
         try:
             yield place
         finally:
             self.finish(place)
             self.shrink_reply(place, 0)
-            self._count(key, -1)
+            self.inside -= 1
 
     def finish(self, place: Place) -> None:
         """Take back what a request costs: it needs the engine no more. It stays inside."""
@@ -169,7 +187,9 @@ class Admission:
         self._grant_room()
         if granted.done():
             return
-        self._leave_ahead(place)  # those with small replies need not wait
+        self._leave_ahead(place)  # those with small replies need not wait, nor for this one
+        seconds = place.seconds
+        self._owe(place, place.pixels, 0.0)
         try:
             with timings.stage("queue"):
                 async with asyncio.timeout(self._patience(timings)) as patience:
@@ -182,6 +202,7 @@ class Admission:
                 f"that are made or not read yet; the limit is {limit} (max_reply_bytes)"
             ) from None
         finally:
+            self._owe(place, place.pixels, seconds)
             if waiter in self._for_room:
                 self._for_room.remove(waiter)
                 self._grant_room()
@@ -271,14 +292,6 @@ class Admission:
     def _check_wait(self, seconds: float) -> None:
         if seconds > self._settings.max_queue_wait_s:
             raise self._overloaded(self._too_long(f"would wait about {seconds:.1f} s"))
-
-    def _count(self, key: str | None, change: int) -> None:
-        self.inside += change
-        if key is None:
-            return
-        self._by_key[key] += change
-        if not self._by_key[key]:
-            del self._by_key[key]
 
     def _too_long(self, what: str) -> str:
         limit = self._settings.max_queue_wait_s

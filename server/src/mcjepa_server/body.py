@@ -23,10 +23,14 @@ from mcjepa_server.forms import Form, FormReader
 
 MULTIPART = "multipart/form-data"
 JSON = "application/json"
+_SMALL_BODY = 2**20  # bytes
 
 
 class ByteBudget:
-    """Bytes of all bodies that are held at once, so that many uploads cannot fill the memory."""
+    """Bytes of all bodies that are held at once, so that many uploads cannot fill the memory.
+
+    An eighth is kept for small bodies: a few large uploads that stall do not shut out the others.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -34,13 +38,17 @@ class ByteBudget:
 
     def take(self, size: int, state: dict[str, Any]) -> None:
         """Counts bytes for the request whose state this is. Raises Overloaded when there is no room."""
-        if self.used + size > self.limit:
+        held = state.get("buffered_bytes", 0) + size
+        limit = self.limit if held <= _SMALL_BODY else self.limit - self.limit // 8
+        if self.used + size > limit:
+            which = "" if limit == self.limit else f", of which {limit} for bodies over {_SMALL_BODY} bytes"
             raise Overloaded(
-                f"request bodies hold {self.used} bytes; the limit is {self.limit} (max_buffered_bytes)",
+                f"request bodies hold {self.used} bytes; the limit is {self.limit} (max_buffered_bytes)"
+                f"{which}",
                 headers={"Retry-After": "1", **CLOSE},
             )
         self.used += size
-        state["buffered_bytes"] = state.get("buffered_bytes", 0) + size
+        state["buffered_bytes"] = held
 
     def release(self, state: dict[str, Any]) -> None:
         """At the end of a request, whatever became of it."""

@@ -65,7 +65,7 @@ async def run_job(request: Request, service: Service, job: Callable[[Ticket], Co
     limit, name = _time_limit(request, service.settings.request_timeout_s)
     state = request.scope["state"]
     held: ExitStack = state.setdefault("held", ExitStack())
-    place = held.enter_context(service.admission.enter(state.get("api_key")))
+    place = held.enter_context(service.admission.enter())
     ticket = Ticket(service, place, state)
     try:
         async with time_limit(limit) as deadline:

@@ -22,6 +22,7 @@ from mcjepa_server.replies import CLIP_HEADERS, describe, encode_analysis, flow_
 from mcjepa_server.routes.common import (
     FILE,
     INFERENCE_ERRORS,
+    arrive,
     begin,
     frames_in_turn,
     header_docs,
@@ -87,7 +88,7 @@ async def post_analyze(
     if query.dtype == "float16" and offer not in formats.HALF:
         raise InvalidInput(f"dtype=float16 needs format npz, not {offer.name}", param="dtype")
     body_type(request, MULTIPART)
-    service.admission.check(request.state.api_key)
+    arrive(request, service)
     files = pick_frames(
         await read_form(request, service.settings, service.bodies), service.settings.max_frames
     )

@@ -77,6 +77,12 @@ def begin(request: Request) -> tuple[Service, Pipeline]:
     return service, service.require_ready()
 
 
+def arrive(request: Request, service: Service) -> None:
+    """Count the request with its API key until it is over. Raises Overloaded or RateLimited, before the body
+    is read, to refuse cheaply."""
+    request.state.held.enter_context(service.admission.arrive(request.state.api_key))
+
+
 def _positive(text: str) -> float:
     """Seconds that a caller waits."""
     try:

@@ -26,6 +26,7 @@ from mcjepa_server.replies import HEADERS
 from mcjepa_server.routes.common import (
     FILE,
     INFERENCE_ERRORS,
+    arrive,
     begin,
     header_docs,
     inference_docs,
@@ -72,7 +73,7 @@ async def post_embeddings(request: Request) -> Response:
     """Embeddings of unit length. JSON as for OpenAI's endpoint, or multipart with parts named `images`."""
     service, pipeline = begin(request)
     kind = body_type(request, JSON, MULTIPART)
-    service.admission.check(request.state.api_key)
+    arrive(request, service)
     wanted, files = await (_read_json if kind == JSON else _read_multipart)(request, service)
     images = _named(wanted, files)
     number = len(images)

@@ -23,6 +23,7 @@ from mcjepa_server.replies import FLOW_HEADERS, describe, encode_flow, flow_repl
 from mcjepa_server.routes.common import (
     FILE,
     INFERENCE_ERRORS,
+    arrive,
     begin,
     frames_in_turn,
     header_docs,
@@ -97,7 +98,7 @@ async def post_flow(
     service, pipeline = begin(request)
     offer = choose_offer(query, accept)
     body_type(request, MULTIPART)
-    service.admission.check(request.state.api_key)
+    arrive(request, service)
     files = pick_frames(await read_form(request, service.settings, service.bodies))
     options = FlowOptions(query.direction == "both", query.occlusion)
 
