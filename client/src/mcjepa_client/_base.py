@@ -24,7 +24,7 @@ from mcjepa_client._errors import (
     RequestTimeoutError,
     ServiceUnavailableError,
     StatusError,
-    name_image,
+    name_images,
     status_error,
 )
 from mcjepa_client._images import ImageInput
@@ -295,8 +295,10 @@ def _as_error(outcome: Reply | ConnectionFailedError, request: Send) -> Connecti
     images = list(request.images.values())
     is_alone = error.status_code == 413 and len(images) == 1  # of a body that is too large no part is named
     image = images[0] if is_alone else request.images.get(error.param or "")
+    names = {name: str(sent) for name, sent in request.images.items()}
+    name_images(error, names, None if image is None else str(image))
     if image is not None:
-        name_image(error, str(image), image.index, image.path)
+        error.index, error.path = image.index, image.path
     return error
 
 

@@ -2,7 +2,7 @@
 
 import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -27,9 +27,10 @@ ImageInput = (
 """A path, the bytes of an image file, an open one, an array (H, W, 3) RGB or (H, W) grey of uint8, uint16 or
 bool, or a PIL image."""
 
-# Samples of 16 bits, 0 to 65535. Pillow opens some of these files with the mode I.
-_SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N", "I")
-_WITHOUT_RANGE = ("F",)
+# Samples of 16 bits, 0 to 65535.
+_SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
+_WITHOUT_RANGE = ("I", "F")
+_BITS_PER_SAMPLE = 258  # tag of a TIFF
 _GREY = ("1", "L", "LA")
 # A palette with transparency that does not become RGBA first makes Pillow warn, and La becomes LA alone.
 _CONVERTED_FIRST = {"P": "RGBA", "PA": "RGBA", "La": "LA"}
@@ -114,13 +115,14 @@ def _size(image: ImageInput) -> tuple[int, ...] | None:
 
 
 def _from_pillow(image: Image.Image, name: str) -> NDArray[np.uint8]:
-    if image.mode in _WITHOUT_RANGE:
+    has_sixteen_bits = image.mode in _SIXTEEN_BITS or _is_file_of_sixteen_bits(image)
+    if image.mode in _WITHOUT_RANGE and not has_sixteen_bits:
         raise InputError(
             f"{name}: a PIL image of mode {image.mode} has no range; "
-            "scale it to 0..255 and convert it to mode L"
+            "scale it to 0..255 and convert it to mode L, or pass a uint16 array of 0..65535"
         )
     try:
-        if image.mode in _SIXTEEN_BITS:
+        if has_sixteen_bits:
             wide = np.asarray(image)
         else:
             between = _CONVERTED_FIRST.get(image.mode)
@@ -136,6 +138,14 @@ def _from_pillow(image: Image.Image, name: str) -> NDArray[np.uint8]:
             "expected 0 to 65535; scale it to 0..255 and convert it to mode L"
         )
     return _sixteen_to_eight(_check_shape(wide, name))
+
+
+def _is_file_of_sixteen_bits(image: Image.Image) -> bool:
+    """Whether this is a file of 16 bits a sample as Pillow opens it: some of them with the mode I."""
+    if image.mode != "I":
+        return False
+    tags: Mapping[int, object] = getattr(image, "tag_v2", {})
+    return image.format in ("PNG", "PPM") or (image.format == "TIFF" and tags.get(_BITS_PER_SAMPLE) == (16,))
 
 
 def _sixteen_to_eight(wide: NDArray[Any]) -> NDArray[np.uint8]:
