@@ -286,6 +286,12 @@ def name_images(error: StatusError, names: Mapping[str, str], culprit: str | Non
     error.args = (f"{status}: {named}",)
 
 
+def advise(error: StatusError, advice: str) -> None:
+    """Add what to do to the message of an error."""
+    suffix = f" [request {error.request_id}]" if error.request_id else ""
+    error.args = (f"{str(error).removesuffix(suffix)}; {advice}{suffix}",)
+
+
 def _decode_body(content: bytes) -> Any:
     """JSON when it is JSON, else text; deep nesting and broken encodings included."""
     try:

@@ -87,7 +87,7 @@ def to_pixels(image: object, name: str) -> NDArray[np.uint8]:
 
 def check_same_size(images: Sequence[ImageInput], name: str) -> None:
     """Raise InputError when arrays or PIL images differ in size: files are measured by the server."""
-    sizes = [size for image in images if (size := _size(image)) is not None]
+    sizes = [size_of(image) for image in images if isinstance(image, np.ndarray | Image.Image)]
     for size in sizes[1:]:
         if size != sizes[0]:
             raise InputError(f"{name}: frames differ in size, {sizes[0]} and {size} (height, width)")
@@ -108,10 +108,9 @@ def path_of(image: object) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def _size(image: ImageInput) -> tuple[int, ...] | None:
-    if isinstance(image, Image.Image):
-        return image.height, image.width
-    return image.shape[:2] if isinstance(image, np.ndarray) else None
+def size_of(image: NDArray[Any] | Image.Image) -> tuple[int, ...]:
+    """Return height and width, or what an array of another number of dimensions has of them."""
+    return (image.height, image.width) if isinstance(image, Image.Image) else image.shape[:2]
 
 
 def _from_pillow(image: Image.Image, name: str) -> NDArray[np.uint8]:
