@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -194,3 +195,69 @@ def test_closed_standard_streams_change_no_code(closed):
         preexec_fn=lambda: [os.close(descriptor) for descriptor in closed],
     )
     assert done.returncode == 3
+
+
+#: The command of the package, with another in place of its imports and its work.
+INTERRUPTED = """
+import atexit, os, signal, sys, types
+from mcjepa_client import __main__
+
+def interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+
+class Cli(types.ModuleType):
+    @property
+    def main(self):
+        if sys.argv[1] == "imports":
+            interrupt()
+        return work
+
+def work():
+    if sys.argv[1] == "exit":
+        atexit.register(interrupt)
+        return 0
+    try:
+        interrupt()
+    except KeyboardInterrupt:
+        if sys.argv[1] == "cleanup":
+            interrupt()
+        atexit.register(interrupt)
+        sys.stderr.write("mcjepa-client: interrupted\\n")
+        return 130
+
+sys.modules["mcjepa_client.cli"] = Cli("cli")
+sys.exit(__main__.main())
+"""
+
+
+@pytest.mark.parametrize("when", ["imports", "cleanup", "twice", "exit"])
+def test_ctrl_c_at_any_moment_is_one_line_and_code_130(when):
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, when], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (130, "mcjepa-client: interrupted\n")
+
+
+def test_a_command_that_is_not_to_be_interrupted_goes_on():
+    """A shell starts what it runs in the background with SIGINT ignored."""
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, "imports"],
+        capture_output=True,
+        timeout=60,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_names_that_are_not_text_are_shown_as_bytes(command, flow_server, scripted, embeddings, capsys):
+    flow, vectors = (os.fsdecode(b"\xe9" + kind) for kind in (b".flo", b".npy"))
+    assert command(flow_server, "flow", "a.png", "b.png", "-o", flow) == 0
+    assert command(scripted(embeddings([1.0])), "embed", "a.png", "-o", vectors) == 0
+    assert command(refuse_all, "embed", os.fsdecode(b"\xe8.png"), "-o", vectors) == 2
+    out, err = capsys.readouterr()
+    assert [line.partition(":")[0] for line in out.splitlines()] == [r"\xe9.flo", r"\xe9.npy"]
+    assert r"\xe8.png" in err
+
+
+def refuse_all(request):
+    raise AssertionError("nothing is to be sent")

@@ -339,6 +339,21 @@ def test_frames_that_are_refused_are_named(connect, scripted, files):
     assert (caught.value.index, caught.value.path) == (1, str(files[6]))
 
 
+def test_each_image_that_a_message_names_has_the_callers_name(connect, scripted, files):
+    def refusal(message, param):
+        error = {"message": message, "code": "invalid_input", "param": param}
+        return scripted(httpx2.Response(422, json={"error": error}))
+
+    with pytest.raises(mcjepa_client.UnprocessableEntityError) as caught:
+        connect(refusal("frame1 is 2x2 and frame2 is 3x3", "frame2")).flow(files[0], b"x")
+    assert str(caught.value) == f"422: img1 ({files[0]}) is 2x2 and img2 is 3x3"
+    message = "frames[0] is 2x2 and frames[1] is 3x3"
+    with pytest.raises(mcjepa_client.UnprocessableEntityError) as caught:
+        connect(refusal(message, "frames[1]")).analyze([b"x", files[1]])
+    assert str(caught.value) == f"422: frames[0] is 2x2 and frames[1] ({files[1]}) is 3x3"
+    assert (caught.value.index, caught.value.path) == (1, str(files[1]))
+
+
 def test_dimensions_are_passed_on(scripted, connect, embeddings):
     server = scripted(embeddings([1.0, 0.0]))
     connect(server).embed(IMG, dimensions=np.int64(2))

@@ -37,6 +37,13 @@ class Awaited:
         return b""
 
 
+def as_file(array, kind):
+    """An image as Pillow opens it from a file."""
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, kind)
+    return Image.open(io.BytesIO(buffer.getvalue()))
+
+
 def decode_rgb(data):
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     return image[..., ::-1] if image.ndim == 3 else image
@@ -75,7 +82,12 @@ def test_sixteen_bits_are_scaled_to_eight(shape, order):
     assert np.array_equal(to_pixels(wide, "image"), expected)
     if wide.ndim == 2:
         assert np.array_equal(to_pixels(Image.fromarray(wide), "image"), expected)
-        assert np.array_equal(to_pixels(Image.fromarray(wide.astype(np.int32)), "image"), expected)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "PPM", "TIFF"])
+def test_files_of_sixteen_bits_are_scaled_as_their_arrays(kind):
+    wide = np.random.default_rng(0).integers(0, 65536, (5, 7), np.uint16)
+    assert np.array_equal(to_pixels(as_file(wide, kind), "image"), to_pixels(wide, "image"))
 
 
 def test_false_is_black_and_true_is_white():
@@ -162,8 +174,9 @@ def test_what_is_one_image(value, expected):
         (np.zeros((4, 4, 4), np.uint16), r"got \(4, 4, 4\)"),
         (np.zeros((4, 4, 1), np.bool_), r"got \(4, 4, 1\)"),
         (Image.new("F", (4, 4)), r"mode F"),
-        (Image.fromarray(np.full((4, 4), 70_000, np.int32)), r"mode I .*70000"),
-        (Image.fromarray(np.full((4, 4), -1, np.int32)), r"mode I .*-1"),
+        (Image.fromarray(np.full((4, 4), 200, np.int32)), r"mode I .*0\.\.255.*uint16"),
+        (Image.fromarray(np.full((4, 4), 70_000, np.int32)), r"mode I .*0\.\.255"),
+        (as_file(np.full((4, 4), 200, np.int32), "TIFF"), r"mode I .*0\.\.255"),
         (Image.new("RGB", (0, 4)), r"got \(4, 0, 3\)"),
         (np.zeros((4, 4, 4), np.uint8), r"got \(4, 4, 4\)"),
         (np.zeros((3, 4, 4), np.uint8), r"got \(3, 4, 4\)"),

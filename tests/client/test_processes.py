@@ -249,3 +249,23 @@ def test_a_client_with_connections_that_were_passed_in_does_not_pickle(http):
     client = (Client if http is httpx2.Client else AsyncClient)(http_client=http())
     with pytest.raises(mcjepa_client.InputError, match="http_client"):
         pickle.dumps(client)
+
+
+def test_connections_of_a_caller_say_that_they_are_of_one_event_loop(embeddings):
+    loops = []
+
+    def answer(request):
+        loops.append(asyncio.get_running_loop())
+        if loops[-1] is not loops[0]:
+            raise RuntimeError("Event loop is closed")  # as the transport of a connection of the first does
+        return embeddings([1.0])
+
+    http = httpx2.AsyncClient(transport=httpx2.MockTransport(answer))
+    client = AsyncClient("http://server.test", http_client=http)
+
+    async def ask():
+        return (await client.embed(b"1")).embeddings
+
+    assert asyncio.run(ask()).shape == (1, 1)
+    with pytest.raises(mcjepa_client.InputError, match=r"^http_client"):
+        asyncio.run(ask())

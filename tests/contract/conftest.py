@@ -104,8 +104,8 @@ def client(connect):
 def run_async():
     """Runs a coroutine function with an async client of a fresh app."""
 
-    def run(call):
-        app = create_app(Settings(), FakeEngine())
+    def run(call, **settings):
+        app = create_app(Settings(**settings), FakeEngine())
 
         async def body():
             async with (

@@ -4,12 +4,13 @@ from functools import partial
 
 import numpy as np
 import pytest
-from mcjepa_client import flow_io
+from mcjepa_client import PayloadTooLargeError, flow_io
 from mcjepa_client._video.clips import ClipLimits, clip_length
 from mcjepa_client._video.shrink import computed_size, enlarge_mask, shrink
 from mcjepa_server.engines.fake import FakeEngine
 from mcjepa_server.errors import InvalidInput
 from mcjepa_server.geometry import Padding, plan_geometry
+from PIL import Image
 
 LIMITS = ClipLimits(frames=32, pixels=2**26, body_bytes=2**26, max_side=1024, compute_pixels=2**20)
 
@@ -56,6 +57,76 @@ def test_a_folder_of_results_is_at_the_size_of_the_video(connect, folder, tmp_pa
     connect(max_side=128, max_body_bytes=150_000).process(folder, tmp_path / "out")
     store = zarr.open_group(str(tmp_path / "out" / "flow.zarr"), mode="r")
     assert store["flow"].shape == (3, 360, 640, 2)
+
+
+SMALL_BODY = {"max_body_bytes": 150_000, "max_compute_pixels": 8192}
+HELD_AS = {
+    "arrays": lambda image: image,
+    "grey": lambda image: image[..., 0],
+    "wide": lambda image: image.astype(np.uint16) * 257,
+    "pillow": Image.fromarray,
+    "palette": lambda image: Image.fromarray(image).convert("P"),
+}
+
+
+def held(folder, how, count=2):
+    images = [np.asarray(Image.open(path)) for path in sorted(folder.iterdir())[:count]]
+    return [HELD_AS[how](image) for image in images]
+
+
+def is_near(flow, whole):
+    return np.allclose(flow, whole, atol=0.6) and np.abs(flow - whole).mean() < 0.1
+
+
+@pytest.mark.parametrize("how", HELD_AS)
+@pytest.mark.parametrize("max_side", [None, 64])
+def test_frames_held_as_pixels_that_are_too_large_to_send_are_sent_smaller(connect, folder, how, max_side):
+    frames, options = held(folder, how, 3), {"direction": "both", "occlusion": True, "max_side": max_side}
+    small, large = connect(**SMALL_BODY), connect(max_compute_pixels=8192)
+    found, expected = small.flow(*frames[:2], **options), large.flow(*frames[:2], **options)
+    assert found.flow.shape == (360, 640, 2)
+    assert is_near(found.flow, expected.flow)
+    assert is_near(found.backward, expected.backward)
+    assert (found.occlusion == expected.occlusion).mean() > 0.95
+    found, expected = small.analyze(frames, **options), large.analyze(frames, **options)
+    assert found.flows.shape == (2, 360, 640, 2)
+    assert is_near(found.flows, expected.flows)
+    assert is_near(found.backward, expected.backward)
+    assert (found.occlusion == expected.occlusion).mean() > 0.95
+    assert np.all(np.sum(found.embeddings * expected.embeddings, axis=1) > 0.999)
+
+
+def test_frames_are_sent_smaller_by_the_async_client_too(run_async, connect, folder):
+    frames = held(folder, "arrays")
+
+    async def call(client):
+        return await client.flow(*frames), await client.analyze(frames)
+
+    pair, clip = run_async(call, **SMALL_BODY)
+    whole = connect(max_compute_pixels=8192).flow(*frames).flow
+    assert is_near(pair.flow, whole)
+    assert is_near(clip.flows[0], whole)
+
+
+def test_frames_of_too_many_pixels_are_sent_smaller_too(connect, folder):
+    frames = held(folder, "arrays")
+    assert connect(max_image_pixels=100_000, max_side=128).flow(*frames).flow.shape == (360, 640, 2)
+
+
+def test_files_and_bytes_that_are_too_large_to_send_say_what_to_do(connect, folder):
+    client = connect(**SMALL_BODY)
+    paths = sorted(folder.iterdir())[:2]
+    for images in (paths, [path.read_bytes() for path in paths], [paths[0], held(folder, "arrays")[1]]):
+        for call in (client.flow, lambda *frames: client.analyze(frames)):
+            with pytest.raises(PayloadTooLargeError, match="max_side") as caught:
+                call(*images)
+            assert caught.value.code == "body_too_large"
+
+
+def test_what_is_too_large_although_it_is_sent_small_says_what_to_do(connect, folder):
+    for settings in ({"max_body_bytes": 500}, {"max_body_bytes": 150_000}):  # the second computes them whole
+        with pytest.raises(PayloadTooLargeError, match="max_side"):
+            connect(**settings).flow(*held(folder, "arrays"))
 
 
 SIZES = np.random.default_rng(0).integers([16, 16, 64, 2**16], [9000, 9000, 2000, 2**21], (3000, 4)).tolist()

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import httpx2
 
@@ -56,6 +57,7 @@ class AsyncClient(BaseClient):
     ) -> None:
         super().__init__(base_url, timeout, max_retries, api_key, headers)
         self._owns_http = http_client is None
+        self._first_loop: object = None  # that has used `http_client`
         self._pool = (
             self._make_pool() if http_client is None else PerProcess(refuse_other_process, http_client)
         )
@@ -77,7 +79,10 @@ class AsyncClient(BaseClient):
     async def _http(self) -> httpx2.AsyncClient:
         """Return the connections of this event loop."""
         self._check_open()
-        return await self._pool.get() if isinstance(self._pool, PerLoop) else self._pool.get()
+        if isinstance(self._pool, PerLoop):
+            return await self._pool.get()
+        self._first_loop = self._first_loop or anyio.lowlevel.current_token()
+        return self._pool.get()
 
     async def flow(
         self,
@@ -212,8 +217,18 @@ class AsyncClient(BaseClient):
         except McjepaError:
             raise
         except SENDING_ERRORS as error:
-            return self._connection_error(step, error, is_closed=http is not None and http.is_closed)
+            is_closed = http is not None and http.is_closed
+            if isinstance(error, RuntimeError) and not is_closed and self._is_of_another_loop():
+                raise InputError(
+                    f"http_client: its connections are those of the event loop that used it first ({error}); "
+                    "make one for each loop, or leave http_client out"
+                ) from error
+            return self._connection_error(step, error, is_closed)
         return Reply(response.status_code, response.headers, response.content)
+
+    def _is_of_another_loop(self) -> bool:
+        """Whether this is another event loop than the one that used the caller's `http_client` first."""
+        return self._first_loop is not None and self._first_loop != anyio.lowlevel.current_token()
 
 
 def _check_asyncio() -> None:

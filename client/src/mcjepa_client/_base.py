@@ -6,7 +6,7 @@ Each call is a generator of steps (see `_steps`); the drivers in `_client` only 
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from numbers import Integral, Real
@@ -21,13 +21,15 @@ from mcjepa_client._errors import (
     ConnectionFailedError,
     InputError,
     McjepaError,
+    PayloadTooLargeError,
     RequestTimeoutError,
     ServiceUnavailableError,
     StatusError,
-    name_image,
+    advise,
+    name_images,
     status_error,
 )
-from mcjepa_client._images import ImageInput
+from mcjepa_client._images import ImageInput, size_of
 from mcjepa_client._patience import Patience
 from mcjepa_client._pools import PerProcess
 from mcjepa_client._replies import (
@@ -40,6 +42,7 @@ from mcjepa_client._replies import (
 from mcjepa_client._results import AnalyzeResult, Direction, EmbedResult, FlowResult
 from mcjepa_client._retry import RETRIED_STATUSES, delay_before_retry, parse_retry_after
 from mcjepa_client._servers import Servers
+from mcjepa_client._shrunk import are_pixels, enlarge_analysis, enlarge_pair, shrink_pixels
 from mcjepa_client._steps import Operation, Reply, Send, send, wait, work
 from mcjepa_client._version import __version__
 from mcjepa_client._video.clips import ClipLimits
@@ -59,6 +62,12 @@ DEFAULT_MAX_RETRIES = 2
 _CONNECT_TIMEOUT = 10.0  # seconds
 _PROBE_TIMEOUT = 5.0
 _PROBE_INTERVAL = 0.25
+
+_ADVICE_FOR_FILES = (
+    "files and bytes are sent as they are: shrink them, send fewer, or pass arrays or PIL images, "
+    "which are sent as large as they are computed (max_side)"
+)
+_ADVICE_FOR_PIXELS = "send fewer frames, or lower max_side"
 
 # What sending raises when something is wrong with the way to the server, besides what httpx2 documents: the
 # resolver and the sockets refuse some names and ports in their own words.
@@ -195,17 +204,56 @@ class BaseClient:
         occlusion: bool,
         max_side: int | None,
     ) -> Operation[FlowResult]:
-        request = yield from work(partial(requests.flow, img1, img2, direction, occlusion, max_side))
-        reply = yield from self._call(request)
-        return (yield from work(partial(read_flow, reply, direction, occlusion)))
+        def make(frames: Sequence[ImageInput]) -> Send:
+            first, second = frames
+            return requests.flow(first, second, direction, occlusion, max_side)
+
+        reply, shape = yield from self._ask_for_frames([img1, img2], make, max_side)
+        result = yield from work(partial(read_flow, reply, direction, occlusion))
+        return result if shape is None else (yield from work(partial(enlarge_pair, result, shape)))
 
     def _analyze(
         self, frames: Iterable[ImageInput], direction: Direction, occlusion: bool, max_side: int | None
     ) -> Operation[AnalyzeResult]:
+        def make(frames: Sequence[ImageInput]) -> Send:
+            return requests.analyze(frames, direction, occlusion, max_side)
+
         images = requests.as_list(frames, "frames")
-        request = yield from work(partial(requests.analyze, images, direction, occlusion, max_side))
-        reply = yield from self._call(request)
-        return (yield from work(partial(read_analysis, reply, len(images), direction, occlusion)))
+        reply, shape = yield from self._ask_for_frames(images, make, max_side)
+        result = yield from work(partial(read_analysis, reply, len(images), direction, occlusion))
+        return result if shape is None else (yield from work(partial(enlarge_analysis, result, shape)))
+
+    def _ask_for_frames(
+        self,
+        frames: Sequence[ImageInput],
+        make: Callable[[Sequence[ImageInput]], Send],
+        max_side: int | None,
+    ) -> Operation[tuple[Reply, tuple[int, ...] | None]]:
+        """The reply to frames, and their height and width when they were sent smaller than they are.
+
+        Arrays and PIL images that the server refuses as too large are sent as large as it computes them.
+        """
+        request = yield from work(partial(make, frames))
+        try:
+            return (yield from self._call(request)), None
+        except PayloadTooLargeError as error:
+            if not are_pixels(frames):
+                advise(error, _ADVICE_FOR_FILES)
+                raise
+            try:
+                limits = yield from self._clip_limits(Patience(retries=self.max_retries))
+            except McjepaError:
+                raise error from None
+            small = yield from work(partial(shrink_pixels, frames, max_side, limits))
+            if small is None:
+                advise(error, _ADVICE_FOR_PIXELS)
+                raise
+        request = yield from work(partial(make, small))
+        try:
+            return (yield from self._call(request)), size_of(frames[0])
+        except PayloadTooLargeError as error:
+            advise(error, _ADVICE_FOR_PIXELS)
+            raise
 
     def _clip(
         self, frames: list[Image], options: VideoOptions, limits: ClipLimits, patience: Patience
@@ -295,8 +343,10 @@ def _as_error(outcome: Reply | ConnectionFailedError, request: Send) -> Connecti
     images = list(request.images.values())
     is_alone = error.status_code == 413 and len(images) == 1  # of a body that is too large no part is named
     image = images[0] if is_alone else request.images.get(error.param or "")
+    names = {name: str(sent) for name, sent in request.images.items()}
+    name_images(error, names, None if image is None else str(image))
     if image is not None:
-        name_image(error, str(image), image.index, image.path)
+        error.index, error.path = image.index, image.path
     return error
 
 

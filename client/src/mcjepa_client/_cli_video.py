@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 from mcjepa_client._client import Client
 from mcjepa_client._errors import McjepaError
+from mcjepa_client._streams import complain, say
 from mcjepa_client._video.batch import Entry, find_entries, run_batch, table
 from mcjepa_client._video.clips import DEFAULT_CLIP_FRAMES
 from mcjepa_client._video.job import DEFAULT_IN_FLIGHT, DEFAULT_PATIENCE
@@ -119,11 +120,11 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _video(arguments: argparse.Namespace, connect: Connect) -> None:
     if arguments.dry_run:
-        _say(str(plan_video(arguments.source, arguments.output, **_settings(arguments))))
+        say(str(plan_video(arguments.source, arguments.output, **_settings(arguments))))
         return
     with connect(arguments) as client:
         result = _process(client, arguments, arguments.source, arguments.output, Path(arguments.source).name)
-    _say(_describe(result))
+    say(_describe(result))
 
 
 def _describe(result: ProcessResult) -> str:
@@ -162,8 +163,8 @@ def _batch(arguments: argparse.Namespace, connect: Connect) -> None:
         for outcome in run_batch(entries, process):
             outcomes.append(outcome)
             if outcome.message:
-                _complain(f"{outcome.name}: {outcome.message}")
-    _say(table(outcomes))
+                complain(f"{outcome.name}: {outcome.message}")
+    say(table(outcomes))
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     if failed:
         raise BatchError(f"{len(failed)} of {len(entries)} videos failed", failed[-1].is_unreachable)
@@ -175,20 +176,12 @@ def _dry_run(entries: list[Entry], arguments: argparse.Namespace) -> None:
             plan = str(plan_video(entry.source, arguments.output / entry.name, **_settings(arguments)))
         except (McjepaError, OSError) as error:
             plan = f"{printable(entry.name)}: {error}"
-        _say(plan)
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(printable(text) + "\n")
-
-
-def _complain(text: str) -> None:
-    sys.stderr.write(f"mcjepa-client: {printable(' '.join(text.split()))}\n")
+        say(plan)
 
 
 @contextmanager
 def _warnings_as_lines() -> Iterator[None]:
     """Show warnings as they come, as the other messages of the command."""
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_, **__: _complain(f"warning: {message}")
+        warnings.showwarning = lambda message, *_, **__: complain(f"warning: {message}")
         yield

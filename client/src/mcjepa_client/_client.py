@@ -124,6 +124,9 @@ class Client(BaseClient):
             occlusion: also return which pixels have no counterpart in the other frame.
             max_side: compute at most at this length (px) of the longer side; the flow still comes back in the
                 size and the pixels of the frames. None leaves it to the server.
+
+        Arrays and PIL images that are too large for a request are sent as large as they are computed. Files
+        and bytes are always sent as they are.
         """
         return self._run(self._flow(img1, img2, direction, occlusion, max_side))
 

@@ -26,6 +26,7 @@ McjepaError
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
@@ -271,13 +272,24 @@ def status_error(
     )
 
 
-def name_image(error: StatusError, name: str, index: int | None, path: str | None) -> None:
-    """Name the caller's image in an error of the server, in place of the name that the server has for it."""
-    error.index, error.path = index, path
+def name_images(error: StatusError, names: Mapping[str, str], culprit: str | None) -> None:
+    """Name images as the caller does in an error of the server.
+
+    `names` has the caller's name by the server's. The message begins with `culprit`, the caller's name of the
+    image at fault, where it does not say it.
+    """
     status, _, message = str(error).partition(": ")
-    sent_as = error.param or ""
-    named = message.replace(sent_as, name, 1) if sent_as and sent_as in message else f"{name}: {message}"
+    known = "|".join(map(re.escape, names))
+    named = re.sub(rf"(?<!\w)({known})(?!\w)", lambda found: names[found[0]], message) if names else message
+    if culprit is not None and culprit not in named:
+        named = f"{culprit}: {named}"
     error.args = (f"{status}: {named}",)
+
+
+def advise(error: StatusError, advice: str) -> None:
+    """Add what to do to the message of an error."""
+    suffix = f" [request {error.request_id}]" if error.request_id else ""
+    error.args = (f"{str(error).removesuffix(suffix)}; {advice}{suffix}",)
 
 
 def _decode_body(content: bytes) -> Any:

@@ -2,7 +2,7 @@
 
 import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -27,9 +27,10 @@ ImageInput = (
 """A path, the bytes of an image file, an open one, an array (H, W, 3) RGB or (H, W) grey of uint8, uint16 or
 bool, or a PIL image."""
 
-# Samples of 16 bits, 0 to 65535. Pillow opens some of these files with the mode I.
-_SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N", "I")
-_WITHOUT_RANGE = ("F",)
+# Samples of 16 bits, 0 to 65535.
+_SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
+_WITHOUT_RANGE = ("I", "F")
+_BITS_PER_SAMPLE = 258  # tag of a TIFF
 _GREY = ("1", "L", "LA")
 # A palette with transparency that does not become RGBA first makes Pillow warn, and La becomes LA alone.
 _CONVERTED_FIRST = {"P": "RGBA", "PA": "RGBA", "La": "LA"}
@@ -86,7 +87,7 @@ def to_pixels(image: object, name: str) -> NDArray[np.uint8]:
 
 def check_same_size(images: Sequence[ImageInput], name: str) -> None:
     """Raise InputError when arrays or PIL images differ in size: files are measured by the server."""
-    sizes = [size for image in images if (size := _size(image)) is not None]
+    sizes = [size_of(image) for image in images if isinstance(image, np.ndarray | Image.Image)]
     for size in sizes[1:]:
         if size != sizes[0]:
             raise InputError(f"{name}: frames differ in size, {sizes[0]} and {size} (height, width)")
@@ -107,20 +108,20 @@ def path_of(image: object) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def _size(image: ImageInput) -> tuple[int, ...] | None:
-    if isinstance(image, Image.Image):
-        return image.height, image.width
-    return image.shape[:2] if isinstance(image, np.ndarray) else None
+def size_of(image: NDArray[Any] | Image.Image) -> tuple[int, ...]:
+    """Return height and width, or what an array of another number of dimensions has of them."""
+    return (image.height, image.width) if isinstance(image, Image.Image) else image.shape[:2]
 
 
 def _from_pillow(image: Image.Image, name: str) -> NDArray[np.uint8]:
-    if image.mode in _WITHOUT_RANGE:
+    has_sixteen_bits = image.mode in _SIXTEEN_BITS or _is_file_of_sixteen_bits(image)
+    if image.mode in _WITHOUT_RANGE and not has_sixteen_bits:
         raise InputError(
             f"{name}: a PIL image of mode {image.mode} has no range; "
-            "scale it to 0..255 and convert it to mode L"
+            "scale it to 0..255 and convert it to mode L, or pass a uint16 array of 0..65535"
         )
     try:
-        if image.mode in _SIXTEEN_BITS:
+        if has_sixteen_bits:
             wide = np.asarray(image)
         else:
             between = _CONVERTED_FIRST.get(image.mode)
@@ -136,6 +137,14 @@ def _from_pillow(image: Image.Image, name: str) -> NDArray[np.uint8]:
             "expected 0 to 65535; scale it to 0..255 and convert it to mode L"
         )
     return _sixteen_to_eight(_check_shape(wide, name))
+
+
+def _is_file_of_sixteen_bits(image: Image.Image) -> bool:
+    """Whether this is a file of 16 bits a sample as Pillow opens it: some of them with the mode I."""
+    if image.mode != "I":
+        return False
+    tags: Mapping[int, object] = getattr(image, "tag_v2", {})
+    return image.format in ("PNG", "PPM") or (image.format == "TIFF" and tags.get(_BITS_PER_SAMPLE) == (16,))
 
 
 def _sixteen_to_eight(wide: NDArray[Any]) -> NDArray[np.uint8]:

@@ -3,7 +3,6 @@
 import argparse
 import errno
 import json
-import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from mcjepa_client._client import Client
 from mcjepa_client._errors import ConnectionFailedError, InputError, McjepaError, ServiceUnavailableError
 from mcjepa_client._requests import OnError
 from mcjepa_client._results import Direction, FlowFormat, choose_embed_format, choose_flow_format
-from mcjepa_client._streams import open_standard_streams
+from mcjepa_client._streams import complain, open_standard_streams, say
 from mcjepa_client._version import __version__
 from mcjepa_client.flow_viz import check_max_flow, largest_motion
 
@@ -54,9 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         command(arguments)
     except (McjepaError, OSError) as error:
-        _complain("error", _full_disk(error, arguments) or error)
+        complain(f"error: {_full_disk(error, arguments) or error}")
         return _exit_code(error)
     except KeyboardInterrupt:
+        complain("interrupted")
         return EXIT_INTERRUPTED
     return EXIT_OK
 
@@ -99,9 +99,9 @@ def _flow(arguments: argparse.Namespace) -> None:
         warnings.simplefilter("always")
         result.save(arguments.output, format=format, max_flow=arguments.max_flow)
     for warning in caught:
-        _complain("warning", warning.message)
+        complain(f"warning: {warning.message}")
     height, width = result.flow.shape[:2]
-    _say(f"{arguments.output}: flow of {width}x{height}, longest vector {largest_motion(result.flow):.1f} px")
+    say(f"{arguments.output}: flow of {width}x{height}, longest vector {largest_motion(result.flow):.1f} px")
 
 
 def _embed(arguments: argparse.Namespace) -> None:
@@ -111,9 +111,9 @@ def _embed(arguments: argparse.Namespace) -> None:
         result = client.embed(arguments.images, dimensions=arguments.dimensions, on_error=arguments.on_error)
     result.save(arguments.output)
     rows, columns = result.embeddings.shape
-    _say(f"{arguments.output}: {rows} x {columns} embeddings of model {result.model}")
+    say(f"{arguments.output}: {rows} x {columns} embeddings of model {result.model}")
     for error in result.failed:
-        _complain("skipped", error)
+        complain(f"skipped: {error}")
     if result.failed:
         raise McjepaError(f"{len(result.failed)} of {len(arguments.images)} images have no embedding")
 
@@ -121,7 +121,7 @@ def _embed(arguments: argparse.Namespace) -> None:
 def _info(arguments: argparse.Namespace) -> None:
     with _connect(arguments) as client:
         info = client.info()
-    _say(json.dumps(info, indent=2, ensure_ascii=False))
+    say(json.dumps(info, indent=2, ensure_ascii=False))
 
 
 def _connect(arguments: argparse.Namespace) -> Client:
@@ -132,16 +132,6 @@ def _check_folder(output: Path) -> None:
     """A missing folder is found before computing, not after."""
     if not output.absolute().parent.is_dir():
         raise InputError(f"--output: the folder of {output} does not exist")
-
-
-def _complain(kind: str, problem: object) -> None:
-    sys.stderr.write(f"mcjepa-client: {kind}: {' '.join(str(problem).split())}\n")
-
-
-def _say(line: str) -> None:
-    encoding = sys.stdout.encoding or "utf-8"  # in which not every name of a file can be written
-    sys.stdout.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
-    sys.stdout.flush()  # an error is to be met here, where it is reported
 
 
 def _parser() -> argparse.ArgumentParser:
