@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from datetime import date, timedelta
 
 import httpx2
@@ -86,27 +87,67 @@ def test_a_new_key_counts_without_a_restart_and_a_removed_one_no_longer(key_file
     bob = add_key(key_file, "bob")
     assert ring.identify(bob) is None  # the file is looked at once a second
     clock.now += 2
+    asyncio.run(ring.refresh())
     assert (ring.identify(alice).name, ring.identify(bob).name) == ("alice", "bob")
     lines = key_file.read_text().splitlines(keepends=True)
     key_file.write_text(lines[1])
     clock.now += 2
+    asyncio.run(ring.refresh())
     assert ring.identify(alice) is None
     assert ring.identify(bob).name == "bob"
 
 
-@pytest.mark.parametrize("damage", ["", "alice plainkey\n", None])
+DAMAGE = {
+    "emptied": lambda path: path.write_text(""),
+    "no hash": lambda path: path.write_text("alice plainkey\n"),
+    "gone": lambda path: path.unlink(),
+    "a pipe": lambda path: (path.unlink(), os.mkfifo(path)),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+    "a device": lambda path: (path.unlink(), path.symlink_to("/dev/zero")),
+    "too long": lambda path: path.write_text(path.read_text() + "#" * 2**20),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_a_broken_change_leaves_the_keys_that_were(key_file, caplog, damage):
     clock = Clock()
     alice = add_key(key_file, "alice")
     ring = KeyRing(key_file, clock)
-    if damage is None:
-        key_file.unlink()
-    else:
-        key_file.write_text(damage)
+    damage(key_file)
     clock.now += 2
+    asyncio.run(ring.refresh())
     assert ring.identify(alice).name == "alice"
     assert "stay valid" in caplog.text
     assert "plainkey" not in caplog.text
+
+
+@pytest.mark.parametrize("damage", ["a pipe", "a folder", "a device", "too long"])
+def test_a_file_that_cannot_be_one_of_keys_is_refused_at_the_start(key_file, damage):
+    add_key(key_file, "alice")
+    DAMAGE[damage](key_file)
+    with pytest.raises(KeyFileError, match=str(key_file)):
+        KeyRing(key_file)
+
+
+def test_a_file_that_hangs_holds_up_nobody_for_long(key_file, caplog, monkeypatch):
+    """As on a network that is gone: one thread waits for it, and the keys read before stay valid."""
+    clock, hangs, reads = Clock(), threading.Event(), []
+    alice = add_key(key_file, "alice")
+    ring = KeyRing(key_file, clock)
+    monkeypatch.setattr(keys, "_READ_S", 0.05)
+    monkeypatch.setattr(keys, "_stamp", lambda path: (reads.append(path), hangs.wait(20), None)[2])
+
+    async def ask():
+        for _ in range(3):
+            clock.now += 2
+            await ring.refresh()
+            assert ring.identify(alice).name == "alice"
+        hangs.set()
+        await ring._reading
+
+    asyncio.run(ask())
+    assert len(reads) == 1
+    assert "stay valid" in caplog.text
 
 
 def test_keys_are_hashed_at_rest_and_private(key_file):
@@ -353,6 +394,20 @@ def test_the_command_lists_and_revokes_keys(capsys, key_file, monkeypatch):
         ["bob", "revoked", "expires never", "scope all"],
     ]
     assert alice not in key_file.read_text()
+
+
+@pytest.mark.parametrize(("action", "code"), [(["list"], 0), (["add", "bob"], 2)])
+def test_nobody_reads_what_the_command_prints(key_file, action, code):
+    """As with `keys list | head -1`; a key that nobody saw is an error."""
+    add_key(key_file, "alice")
+    end, pipe = os.pipe()
+    os.close(end)
+    command = [sys.executable, "-m", "mcjepa_server", "keys", *action, "--api-keys-file", str(key_file)]
+    with os.fdopen(pipe, "w") as closed:
+        done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import asyncio
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 from functools import partial
@@ -26,6 +27,7 @@ from mcjepa_server.errors import (
 )
 from mcjepa_server.frames import decode_frame, decode_squares
 from mcjepa_server.geometry import Padding, plan_geometry
+from mcjepa_server.sandbox import landlock_version
 from mcjepa_server.scaling import pack_clip
 from prometheus_client import Counter
 from starlette.testclient import TestClient
@@ -47,6 +49,7 @@ decoder_protocol.decode_frame = decode_frame
 confined.serve(int(sys.argv[1]))
 """
 DIE = b"#\nimport os, signal\nos.kill(os.getpid(), signal.SIGSEGV)"
+KILLED = b"#\nimport os, signal\nos.kill(os.getpid(), signal.SIGKILL)"  # as by the system, for want of memory
 HANG = b"#\nimport time\ntime.sleep(1000)"
 
 
@@ -174,6 +177,36 @@ def test_a_process_killed_from_outside_costs_nothing(encode, picture):
 
     (before, after), _ = work(job)
     assert before != after
+
+
+def test_a_file_whose_process_is_killed_twice_is_not_to_blame(encode, picture):
+    async def job(pool):
+        with pytest.raises(NotReady) as caught:
+            await frame(pool, KILLED)
+        await frame(pool, encode(picture()))
+        return caught.value.headers, pool.failure
+
+    assert work(job) == (({"Retry-After": "5"}, None), 2)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "os.kill(os.getpid(), signal.SIGSEGV)",
+        "os.abort()",
+        "os._exit(7)",
+        "os.close(0), time.sleep(1000)",
+    ],
+)
+def test_a_process_that_ends_by_itself_breaks_down_on_its_file(end, monkeypatch):
+    monkeypatch.setattr(workers, "_END_S", 0.1)
+
+    async def job(pool):
+        with pytest.raises(UndecodableImage) as caught:
+            await frame(pool, f"#\nimport os, signal, time\n{end}".encode(), "frame2")
+        return caught.value.param
+
+    assert work(job) == ("frame2", 2)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -441,7 +474,7 @@ def test_a_process_is_confined_and_light(encode, picture, monkeypatch):
     async def job(pool):
         await frame(pool, encode(picture()))
         await pool.check(PLAN)
-        limits = "AS", "CORE", "FSIZE", "NOFILE"
+        limits = "AS", "CORE", "FSIZE", "NOFILE", "NPROC"
         asked = "{name: __import__('resource').getrlimit(getattr(__import__('resource'), 'RLIMIT_' + name)) "
         bounds = eval(await told(pool, f"{asked} for name in {limits}}}"))
         modules = eval(
@@ -451,16 +484,20 @@ def test_a_process_is_confined_and_light(encode, picture, monkeypatch):
             await told(pool, "sorted(os.listdir('/proc/self/fd'))[:-1]")
         )  # without that of the list
         links = eval(await told(pool, "[os.readlink(f'/proc/self/fd/{fd}') for fd in range(3)]"))
-        (pid,) = pids(pool)
-        with open(f"/proc/{pid}/environ", "rb") as environment:
-            return bounds, modules, opened, links, environment.read()
+        return bounds, modules, opened, links, eval(await told(pool, "set(os.environ)"))
 
     try:
         bounds, modules, opened, links, environment = work(job)[0]
     finally:
         os.close(inherited)
         os.close(other)
-    assert bounds == {"AS": (2**32, 2**32), "CORE": (0, 0), "FSIZE": (0, 0), "NOFILE": (64, 64)}
+    assert bounds == {
+        "AS": (2**32, 2**32),
+        "CORE": (0, 0),
+        "FSIZE": (0, 0),
+        "NOFILE": (64, 64),
+        "NPROC": (0, 0),
+    }
     assert {"PIL"} <= modules
     heavy = {
         "asyncio",
@@ -477,8 +514,117 @@ def test_a_process_is_confined_and_light(encode, picture, monkeypatch):
     assert opened == ["0", "1", "2"]
     assert links[0].startswith("socket:")
     assert links[1:] == ["/dev/null"] * 2
-    loader = [line for line in environment.split(b"\0") if line and not line.startswith(b"LD_LIBRARY_PATH=")]
-    assert not loader
+    of_python = {"LC_CTYPE", "OPENBLAS_NUM_THREADS"}  # which the process sets itself
+    assert environment - of_python <= {"LD_LIBRARY_PATH"}
+
+
+#: A gateway's process, which is as hard to get at, and its decoder, which tells what it was refused.
+AS_A_GATEWAY = """
+import asyncio, sys
+from mcjepa_server import Settings, workers
+from mcjepa_server.accepted import PixelBudget
+from mcjepa_server.decoders import Decoders
+from mcjepa_server.errors import ApiError
+from mcjepa_server.frames import decode_frame
+from mcjepa_server.sandbox import hide_memory
+from prometheus_client import CollectorRegistry, Counter, ProcessCollector, generate_latest
+sys.path.insert(0, sys.argv[1])
+from test_decoders import PLAN, TAKEN_OVER
+async def main():
+    workers._SERVE = TAKEN_OVER
+    assert hide_memory()
+    pool = Decoders(Settings(decode_processes=1), Counter("f", "f", registry=None))
+    try:
+        await pool.run(decode_frame, sys.stdin.buffer.read(), "f", PixelBudget(9, 9), PLAN, param="f")
+    except ApiError as error:
+        print(error)
+    await pool.stop()
+asyncio.run(main())
+registry = CollectorRegistry()
+ProcessCollector(registry=registry)
+found = generate_latest(registry)
+assert all(b"process_" + name in found for name in (b"open_fds", b"max_fds", b"resident_memory_bytes"))
+"""
+REFUSED = """#
+import os, socket
+from mcjepa_server.errors import InvalidInput
+parent, folder = os.getppid(), {folder!r}
+tries = {{
+    "memory": lambda: open(f"/proc/{{parent}}/mem", "r+b", 0),
+    "environment": lambda: open(f"/proc/{{parent}}/environ").read(),
+    "read": lambda: open(folder + "/file").read(),
+    "create": lambda: open(folder + "/new", "w"),
+    "truncate": lambda: os.truncate(folder + "/file", 0),
+    "append": lambda: open(folder + "/file", "a"),
+    "remove": lambda: os.remove(folder + "/file"),
+    "rename": lambda: os.rename(folder + "/file", folder + "/other"),
+    "folder": lambda: os.mkdir(folder + "/more"),
+    "run": lambda: os.execv("/bin/true", ["true"]),
+    "connect": lambda: socket.create_connection(("127.0.0.1", {port})),
+    "listen": lambda: socket.create_server(("127.0.0.1", 0)),
+    "signal": lambda: os.kill(parent, 0),
+}}
+refused = []
+for name, one in tries.items():
+    try:
+        one()
+    except PermissionError:
+        refused.append(name)
+    except OSError:  # of those that were let through, one stands in another's way
+        pass
+raise InvalidInput(" ".join(refused))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl and Landlock are Linux's")
+@pytest.mark.parametrize("version", sorted({0, landlock_version()}))
+def test_a_process_that_was_taken_over_does_no_harm_outside(tmp_path, version):
+    """Not even as root; without Landlock it may still write, connect and send signals."""
+    (tmp_path / "file").write_text("kept")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        program = REFUSED.format(folder=str(tmp_path), port=listening.getsockname()[1])
+        gateway = AS_A_GATEWAY
+        if not version:
+            gateway = gateway.replace(
+                "workers._SERVE = TAKEN_OVER",
+                "workers._SERVE = TAKEN_OVER.replace('confined.serve(', "
+                "'from mcjepa_server import sandbox; sandbox._restrict = id; confined.serve(')",
+            )
+            program = program.replace('os.execv("/bin/true", ["true"])', "None")
+        done = subprocess.run(
+            [sys.executable, "-c", gateway, os.path.dirname(__file__)],
+            input=program.encode(),
+            capture_output=True,
+            timeout=60,
+        )
+    refused = set(done.stdout.decode().split())
+    expected = {"memory", "environment"}
+    if version >= 1:
+        expected |= {"create", "append", "remove", "rename", "folder", "run"}
+        assert (tmp_path / "file").read_text() == "kept"
+        assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    if version >= 3:
+        expected |= {"truncate"}
+    if version >= 4:
+        expected |= {"connect", "listen"}
+    if version >= 6:
+        expected |= {"signal"}
+    assert refused == expected, done.stderr
+
+
+def test_a_size_is_believed_within_the_budget_of_the_request_alone():
+    """Of a decoder that says that a small file is a large one, even one that may come alone."""
+    said = reply(*OK[:3], 300, 300, 3 * 300 * 300)
+    program = f"#\nimport os, time\nos.write(0, {said!r})\ntime.sleep(1000)".encode()
+
+    async def job(pool):
+        for budget in (PixelBudget(300 * 300 - 1, 10**7), PixelBudget(10**5, 2 * 300 * 300 - 1).after(1)):
+            with pytest.raises(InternalError):
+                await frame(pool, program, budget=budget)
+        pixels, _ = await frame(pool, program, budget=PixelBudget(10**5, 2 * 300 * 300).after(1))
+        return len(pixels)
+
+    assert work(job)[0] == 3 * 300 * 300
 
 
 THROUGH_A_GATEWAY = """

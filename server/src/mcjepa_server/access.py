@@ -28,7 +28,7 @@ class Access:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             if scope["type"] == "http" and not _is_open(path := route_path(scope)):
-                key = self._identify(Headers(scope=scope))
+                key = await self._identify(Headers(scope=scope))
                 scope["state"]["api_key"] = key.name
                 if key.scope == "metrics":
                     if path != METRICS_PATH:
@@ -40,13 +40,14 @@ class Access:
             return
         await self.app(scope, receive, send)
 
-    def _identify(self, headers: Headers) -> Key:
+    async def _identify(self, headers: Headers) -> Key:
         scheme, _, presented = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not presented.strip():
             raise Unauthorized(
                 "an API key is needed: send the header Authorization: Bearer KEY",
                 headers={"WWW-Authenticate": "Bearer"},
             )
+        await self._keys.refresh()
         key = self._keys.identify(presented.strip())
         if key is None:
             raise _invalid("the API key is not known")

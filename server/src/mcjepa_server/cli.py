@@ -28,6 +28,7 @@ from mcjepa_server.keys import KeyFileError
 from mcjepa_server.listening import AddressError, bind, check_listening, is_loopback
 from mcjepa_server.memory import GATEWAY_BYTES, keep_freed_memory
 from mcjepa_server.protocol import bounded_protocol
+from mcjepa_server.sandbox import hide_memory
 from mcjepa_server.service import Service
 from mcjepa_server.startup import ConfigError, load_settings, unknown_variables
 from mcjepa_server.version import __version__
@@ -172,6 +173,7 @@ def serve(settings: Settings, app: FastAPI, sockets: list[socket.socket] | None 
     Returns 0 if it was served, 1 if it could not be.
     """
     keep_freed_memory(GATEWAY_BYTES)
+    hide_memory()  # from a decoder that was taken over
     gc.freeze()  # what is loaded stays, so that collections look at requests alone and take no time
     logs.configure(settings.log_format)
     for complaint in unknown_variables():

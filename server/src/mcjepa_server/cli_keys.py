@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from datetime import date
 from pathlib import Path
 from typing import Any, get_args
 
-from mcjepa_server.keys import Scope, add_key, parse_date, read_keys, revoke_key, today
+from mcjepa_server.keys import KeyFileError, Scope, add_key, parse_date, read_keys, revoke_key, today
 
 
 def add_commands(commands: Any) -> None:
@@ -50,9 +51,16 @@ def run(arguments: argparse.Namespace, path: Path) -> int:
         revoke_key(path, arguments.name)
         sys.stderr.write(f"revoked {arguments.name} in {path}\n")
         return 0
-    for key in read_keys(path).values():
-        expires = key.expires or "never"
-        sys.stdout.write(f"{key.name}\t{key.state(today())}\texpires {expires}\tscope {key.scope}\n")
+    lines = [
+        f"{key.name}\t{key.state(today())}\texpires {key.expires or 'never'}\tscope {key.scope}\n"
+        for key in read_keys(path).values()
+    ]
+    try:
+        _print("".join(lines))
+    except BrokenPipeError:  # whoever reads has seen enough, as `head`
+        pass
+    except OSError as error:
+        raise KeyFileError(f"the keys cannot be shown: {error}") from error
     return 0
 
 
@@ -60,8 +68,24 @@ def add(path: Path, name: str, expires: date | None = None, scope: Scope = "all"
     """Make a key and print it."""
     key = add_key(path, name, expires, scope)
     sys.stderr.write(f"added {name} to {path}; the key is shown this once:\n")
-    sys.stdout.write(key + "\n")
+    try:
+        _print(key + "\n")
+    except OSError as error:
+        raise KeyFileError(
+            f"the key {name} was added but cannot be shown ({error}); revoke it and add it again"
+        ) from error
     return 0
+
+
+def _print(text: str) -> None:
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError:  # Python would try again at its end, and complain
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        raise
 
 
 def _date(text: str) -> date:

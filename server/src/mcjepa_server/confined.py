@@ -32,12 +32,13 @@ def _send(head: bytes, payload: bytes) -> None:
 
 
 def confine(memory_bytes: int) -> None:
-    """Bounds memory, files and descriptors: no core, no file is written, no say in the terminal."""
+    """Bounds memory, files, descriptors and threads, and gives up privileges; Ctrl-C is not for it."""
     import resource
     import signal
 
     import mcjepa_server.images  # noqa: F401  the libraries, before the first file needs them
     from mcjepa_server.memory import keep_freed_memory
+    from mcjepa_server.sandbox import give_up_privileges, hide_memory
 
     # should NumPy be needed: else a thread, and memory, for each core
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
@@ -48,11 +49,14 @@ def confine(memory_bytes: int) -> None:
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_FSIZE: 0,
         resource.RLIMIT_NOFILE: _OPEN_FILES,
+        resource.RLIMIT_NPROC: 0,  # no thread, either; root is not bound by it
     }
     for name, value in wanted.items():
         bound = smallest(value, *resource.getrlimit(name))
         resource.setrlimit(name, (bound, bound))
     keep_freed_memory(_KEPT_BYTES)
+    hide_memory()
+    give_up_privileges()
 
 
 def smallest(wanted: int, *inherited: int) -> int:

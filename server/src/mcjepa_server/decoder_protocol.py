@@ -38,6 +38,10 @@ class BrokenWorker(Exception):
     """The process ended, on this call or before it."""
 
 
+class KilledWorker(BrokenWorker):
+    """The process was killed by another, as by the system for want of memory: no file does that."""
+
+
 class GarbledReply(BrokenWorker):
     """The process answered something that its call does not allow."""
 

@@ -14,7 +14,7 @@ from prometheus_client import Counter
 from mcjepa_server.accepted import PixelBudget
 from mcjepa_server.config import Settings
 from mcjepa_server.confined import smallest
-from mcjepa_server.decoder_protocol import BrokenWorker, GarbledReply
+from mcjepa_server.decoder_protocol import BrokenWorker, GarbledReply, KilledWorker
 from mcjepa_server.errors import DeadlineExceeded, InternalError, NotReady, UndecodableImage
 from mcjepa_server.frames import decode_frame
 from mcjepa_server.geometry import Plan
@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 FILES_AT_ONCE = 2  # of one request, so that others have their turn
+_RETRY_S = "5"
 _NO_PROCESS = "no process can be started to decode images"
 _CANARY = b"P4 256 256\n" + bytes(256 * 256 // 8)  # not to be scaled, which would need NumPy
 
@@ -33,8 +34,8 @@ class Decoders:
     """Runs the functions of :mod:`mcjepa_server.frames`, a bounded number at once, off the event loop.
 
     A process that dies, hangs or answers what was not asked costs the file it was working on; another one
-    takes its place. With 0 processes it is threads of this process, for tests and for platforms without
-    processes to spare.
+    takes its place. A file whose process is killed from outside, twice, is not to blame: NotReady. With 0
+    processes it is threads of this process, for tests and for platforms without processes to spare.
     """
 
     def __init__(self, settings: Settings, failures: Counter) -> None:
@@ -103,12 +104,19 @@ class Decoders:
         except NoWorker as error:
             self._failures.inc()
             self._fail(error)
-            raise NotReady(_NO_PROCESS, headers={"Retry-After": "5"}) from None
+            raise NotReady(_NO_PROCESS, headers={"Retry-After": _RETRY_S}) from None
         except GarbledReply as error:
             self._failures.inc()
             logger.error("a decoder process answered %s with what was not asked, twice: %s", param, error)
             raise InternalError(
                 f"{param} cannot be decoded: the decoder gave no answer of use", param=param
+            ) from None
+        except KilledWorker:
+            self._failures.inc()
+            logger.error("a decoder process was killed by another process while it decoded %s", param)
+            raise NotReady(
+                f"{param} was not decoded: its process was killed from outside, as for want of memory",
+                headers={"Retry-After": _RETRY_S},
             ) from None
         except BrokenWorker:
             self._failures.inc()

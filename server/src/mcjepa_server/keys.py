@@ -18,6 +18,7 @@ import secrets
 import stat
 import tempfile
 import time
+from asyncio import Task, create_task, wait
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -25,12 +26,16 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Literal
 
+from anyio.to_thread import run_sync
+
 logger = logging.getLogger(__name__)
 
 PREFIX = "mcj_"  # so that scanners of leaked secrets can tell what they found
 Scope = Literal["all", "metrics"]
 _CHECK_INTERVAL_S = 1.0
 _LOCK_S = 10.0
+_READ_S = 1.0  # that requests wait for a file that hangs, as on a network, before the old keys count
+_MAX_BYTES = 2**20  # of the file, some 10,000 keys
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -82,10 +87,11 @@ class Key:
 
 
 class KeyRing:
-    """The keys of one file. A change on disk counts within a second, without a restart.
+    """The keys of one file. A change on disk counts within a second of :meth:`refresh`, without a restart.
 
-    If the changed file is broken or gone, the keys read before stay valid, and the log says so: a slip of the
-    editor must not lock everybody out. A key that was revoked has a line that says so.
+    If the changed file is broken, gone or cannot be read in time, the keys read before stay valid, and the
+    log says so: a slip of the editor must not lock everybody out. A key that was revoked has a
+    line that says so.
     """
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
@@ -94,10 +100,28 @@ class KeyRing:
         self._checked = clock()
         self._stamp = _stamp(path)
         self._keys = read_keys(path)
+        self._reading: Task[None] | None = None
+        self._began = 0.0
+
+    async def refresh(self) -> None:
+        """Read a changed file again, in a thread, once a second; wait for it a second at most."""
+        now = time.monotonic()
+        if self._reading is None or self._reading.done():
+            if self._clock() - self._checked < _CHECK_INTERVAL_S:
+                return
+            self._checked = self._clock()
+            self._began = now
+            self._reading = create_task(self._read_again())
+        left = self._began + _READ_S - now
+        if left > 0 and not (await wait({self._reading}, timeout=left))[0]:
+            logger.error(
+                "the file of API keys %s is not read within %g s; the keys read before stay valid",
+                self._path,
+                _READ_S,
+            )
 
     def identify(self, key: str) -> Key | None:
         """Return the line of a key, whatever its state, or None. Every line is compared."""
-        self._reload()
         presented = hash_key(key).encode()
         found = None
         for known in self._keys.values():  # all of them: leaving early would tell where it was
@@ -105,11 +129,13 @@ class KeyRing:
                 found = known
         return found
 
+    async def _read_again(self) -> None:
+        try:
+            await run_sync(self._reload, abandon_on_cancel=True)
+        except RuntimeError as error:
+            logger.error("no thread to read %s in: %s; the keys read before stay valid", self._path, error)
+
     def _reload(self) -> None:
-        now = self._clock()
-        if now - self._checked < _CHECK_INTERVAL_S:
-            return
-        self._checked = now
         stamp = _stamp(self._path)
         if stamp == self._stamp:
             return
@@ -241,7 +267,14 @@ def _lock(folder: int, path: Path) -> None:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # which a pipe would wait for
+        with open(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise KeyFileError(f"the file of API keys {path} is no regular file")
+            data = file.read(_MAX_BYTES + 1)
+        if len(data) > _MAX_BYTES:
+            raise KeyFileError(f"the file of API keys {path} is over the limit, {_MAX_BYTES} bytes")
+        return data.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise KeyFileError(f"the file of API keys {path} cannot be read: {error}") from error
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from anyio.to_thread import run_sync
 
-from mcjepa_server.decoder_protocol import REPLY, BrokenWorker, Call
+from mcjepa_server.decoder_protocol import REPLY, BrokenWorker, Call, GarbledReply, KilledWorker
 
 START_S = 20.0
+_END_S = 1.0  # from the end of its socket to that of the process
 _SOCKET_BYTES = 2**20  # of its buffers, or what the system allows: fewer turns for a frame
 _TOGETHER_BYTES = 2**16  # sooner copied into one message than sent by themselves
 #: The child is told where this process imports from; an environment and a folder of the user do not count.
@@ -76,7 +79,8 @@ class Worker:
         return False
 
     async def call(self, function: Callable[..., Any], *args: Any) -> Any:
-        """The function's result, or its error. Raises BrokenWorker if the process ends, or GarbledReply.
+        """The function's result, or its error. Raises BrokenWorker if the process ends, KilledWorker if
+        another one ended it, or GarbledReply.
 
         To be ended by whoever is not ready to wait for the result any longer.
         """
@@ -90,8 +94,11 @@ class Worker:
             reply = call.check(head, self._number)
             payload = bytearray(reply.size)
             await self._receive(payload)
-        except OSError as error:
-            raise BrokenWorker from error
+        except GarbledReply:
+            raise
+        except (OSError, BrokenWorker) as error:
+            kind = KilledWorker if await self._how_it_ended() == -signal.SIGKILL else BrokenWorker
+            raise kind from error
         self._is_busy = False
         return call.finish(reply, payload, self._memory_bytes)
 
@@ -103,6 +110,12 @@ class Worker:
             await run_sync(self._process.wait)
         except RuntimeError:  # no thread is to be had for it, and what was killed is soon gone
             self._process.wait()
+
+    async def _how_it_ended(self) -> int | None:
+        """Its exit code, a negative signal; None if it has not ended by itself."""
+        with suppress(subprocess.TimeoutExpired, RuntimeError):  # or no thread is to be had
+            return await run_sync(self._process.wait, _END_S)
+        return None
 
     async def _send(self, call: Call) -> None:
         loop = asyncio.get_running_loop()
