@@ -194,6 +194,41 @@ def test_large_bodies_of_many_values_are_not_parsed(monkeypatch, data, error):
         parse_request(data, 64)
 
 
+@pytest.mark.parametrize(
+    "member", ['"%x":1', '"%x":{"a":[1,2]}', '"input%d":"aGk="'], ids=["numbers", "nested", "texts"]
+)
+def test_unknown_members_are_one_error_before_validation(client, check_problem, monkeypatch, member):
+    monkeypatch.setattr(EmbeddingRequest, "model_validate", None)
+    body = '{"input":"aGk=",' + ",".join(member % index for index in range(20_000)) + "}"
+    reply = client.post("/v1/embeddings", content=body, headers={"Content-Type": "application/json"})
+    problem = check_problem(reply, 422, "invalid_input")
+    assert problem["error"]["param"] in ("0", "input0")
+    assert len(reply.content) < 2000
+
+
+def test_a_body_of_half_a_mebibyte_of_values_is_not_parsed(monkeypatch):
+    monkeypatch.setattr(json, "loads", None)
+    with pytest.raises(InvalidInput):
+        parse_request(b'{"input":["a",' + b"1," * 2**18 + b"1]}", 2048)
+
+
+@pytest.mark.parametrize("name", ["a" * 10_000, "\\ud800", "", "\u00e9" * 100])
+def test_the_name_of_an_unknown_member_is_any_text(client, check_problem, name):
+    body = f'{{"input":"aGk=","{name}":1}}'.encode()
+    reply = client.post("/v1/embeddings", content=body, headers={"Content-Type": "application/json"})
+    problem = check_problem(reply, 422, "invalid_input")
+    assert len(problem["error"]["param"]) < 100
+
+
+@pytest.mark.parametrize("wrap", ["{}", "[{}]"])
+def test_unknown_members_of_an_image_are_one_error(wrap):
+    item = "{" + ",".join(f'"{index}":1' for index in range(20_000)) + "}"
+    with pytest.raises(InvalidInput) as caught:
+        parse_request(f'{{"input":{wrap.replace("{}", item)}}}'.encode(), 2048)
+    assert caught.value.param == "input"
+    assert len(str(caught.value)) < 1000
+
+
 def test_a_large_body_of_as_many_images_as_may_be_is_parsed():
     uri = "data:image/png;base64," + "a" * 30_000
     data = json.dumps({"input": [{"image": uri}] * 64, "model": None}).encode()

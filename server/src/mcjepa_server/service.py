@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 import numpy as np
+from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 
 from mcjepa_server.admission import Admission, Place, Work
@@ -46,6 +47,8 @@ class Service:
         self.admission = Admission(settings)
         self.bodies = ByteBudget(settings.max_buffered_bytes)
         self.decoders = Decoders(settings, self.metrics.decoder_failures)
+        #: Parsing JSON holds the interpreter: more at once would only hold more memory.
+        self.parsers = CapacityLimiter(2)
         self._failing: str | None = "starting"
         self._make_engine = make_engine
         self._engine: Engine | None = None
