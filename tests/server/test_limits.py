@@ -91,6 +91,16 @@ def test_a_body_of_exactly_the_limit_is_read(serve, pair, encode, picture):
         assert reply.status_code == status
 
 
+@pytest.mark.parametrize("kind", ["multipart/form-data; boundary=x", "application/json"])
+@pytest.mark.parametrize("length", ["0" * 5000 + "5", "9" * 5000, "0" * 21])
+def test_a_length_of_too_many_digits(kind, length):
+    app = create_app(Settings(), FakeEngine())
+    headers = {"content-type": kind, "content-length": length}
+    status, _, body, _ = asyncio.run(ask(app, [chunk(b"a", False)], headers, "/v1/embeddings"))
+    assert status == 400
+    assert b'"code":"malformed_request"' in body
+
+
 def test_a_body_that_stops_coming():
     app = create_app(Settings(body_timeout_s=0.01), FakeEngine())
     status, reply, body, _ = asyncio.run(ask(app, [chunk(HEAD)], MULTIPART))
@@ -157,6 +167,39 @@ def test_headers_of_a_part_are_bounded(client, check_problem, header):
         client.post("/v1/flow", content=body, headers=MULTIPART), 400, "malformed_request"
     )
     assert "8 headers (max_part_headers) of 4224 bytes each (max_part_header_bytes)" in problem["detail"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [f'form-data; name="frame1"; filename="1"; a="{";" * 20}"'],
+        ['form-data; name="frame1"; filename="1"; ' + "a;" * 20],
+        [f'form-data; name="frame1"; filename="{"1" * 1024}"'],
+        ['form-data; name="frame1"; filename="1"'] * 2,
+    ],
+)
+def test_a_part_has_one_disposition_of_a_few_parameters(client, check_problem, headers):
+    lines = "".join(f"Content-Disposition: {header}\r\n" for header in headers)
+    reply = client.post("/v1/flow", content=f"--x\r\n{lines}\r\n1\r\n--x--\r\n", headers=MULTIPART)
+    check_problem(reply, 400, "malformed_request")
+
+
+@pytest.mark.parametrize("junk", [";" * 20, "a" * 1024])
+def test_parameters_of_the_content_type_are_bounded(client, check_problem, junk):
+    headers = {"Content-Type": f'multipart/form-data; boundary=x; a="{junk}"'}
+    problem = check_problem(
+        client.post("/v1/flow", content=b"--x--\r\n", headers=headers), 400, "malformed_request"
+    )
+    assert "16 and 1024" in problem["detail"]
+
+
+def test_a_long_file_name_with_semicolons_is_read():
+    reader = FormReader("multipart/form-data; boundary=x", max_parts=2)
+    name = ";" * 10 + "\u00e4" * 400
+    reader.feed(
+        f'--x\r\nContent-Disposition: form-data; name="a"; filename="{name}"\r\n\r\n1\r\n--x--'.encode()
+    )
+    assert reader.form() == Form([("a", b"1")], {})
 
 
 @pytest.mark.parametrize("size", [1, 7, 10**6])

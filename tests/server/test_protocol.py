@@ -4,7 +4,8 @@ import asyncio
 import json
 import re
 import socket
-from contextlib import asynccontextmanager
+import struct
+from contextlib import asynccontextmanager, suppress
 
 import httpx2
 import numpy as np
@@ -295,7 +296,7 @@ def test_an_idle_connection_makes_room_for_a_new_one():
 
 
 def test_a_silent_connection_makes_room_before_one_that_was_answered(monkeypatch):
-    monkeypatch.setattr("mcjepa_server.protocol._SILENT_S", 0.0)
+    monkeypatch.setattr("mcjepa_server.protocol._PATIENT_S", 0.0)
 
     async def scenario(connect, server):
         silent, _ = await connect()
@@ -312,6 +313,104 @@ def test_a_silent_connection_makes_room_before_one_that_was_answered(monkeypatch
     rest, heads = run(scenario, max_connections=2)
     assert rest == b""
     assert [head.startswith(b"HTTP/1.1 200 ") for head in heads] == [True, True, True]
+
+
+HALF_OPEN = [
+    b"GET / HT",
+    b"\r\n",
+    GET + b"X-Half: ",
+    b"POST /v1/flow HTTP/1.1\r\nHost: test\r\nContent-Type: text/plain\r\nContent-Length: 9\r\n\r\nx",
+    b"POST /v1/flow HTTP/1.1\r\nHost: test\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+    b"Content-Length: 9\r\n\r\n-",
+    b"POST /v1/flow HTTP/1.1\r\nHost: test\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+    b"Transfer-Encoding: chunked\r\n\r\n1\r\n-\r\n",
+]
+
+
+@pytest.mark.parametrize("half", HALF_OPEN)
+def test_what_is_half_open_makes_room(half, monkeypatch):
+    monkeypatch.setattr("mcjepa_server.protocol._PATIENT_S", 0.0)
+
+    async def scenario(connect, server):
+        reader, writer = await connect()
+        writer.write(half)
+        await until(lambda: any(c._framing or c._body for c in server.server_state.connections))
+        return await talk(connect, GET + b"Connection: close\r\n\r\n"), await read_to_the_end(reader)
+
+    new, old = run(scenario, max_connections=1)
+    assert new.startswith(b"HTTP/1.1 200 ")
+    assert old == b"" or old.startswith(b"HTTP/1.1 415 ")
+
+
+def test_a_request_at_work_never_makes_room(monkeypatch, pair):
+    monkeypatch.setattr("mcjepa_server.protocol._PATIENT_S", 0.0)
+    engine = FakeEngine()
+
+    async def scenario(connect, server):
+        service = server.config.app.state.service
+        engine.fault = "hang"
+        _, writer = await connect()
+        writer.write(post("/v1/flow", pair) + b"\r\n")  # some old callers add a line
+        await until(lambda: service.admission.inside == 1)
+        with suppress(ConnectionError):
+            assert await talk(connect, GET + b"\r\n") == b""
+        (connection,) = server.server_state.connections
+        return service.admission.inside, connection._patience
+
+    assert run(scenario, engine=engine, max_connections=1) == (1, None)
+
+
+SENT_LATE = [
+    (b"Content-Length: 10\r\n\r\n12345", b"67890"),
+    (b"Content-Length: 10\r\n\r\n12345", b"67890\r\n"),
+    (b"Content-Length: 10\r\nExpect: 100-continue\r\n\r\n", b"1234567890"),
+    (b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\na\r\n0\r\n\r\n"),
+    (b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n", b"0\r\nX: y\r\n\r\n"),
+]
+
+
+@pytest.mark.parametrize(("head", "rest"), SENT_LATE)
+def test_a_body_that_ends_after_its_answer_leaves_the_connection_idle(head, rest):
+    requests = [
+        (method, path)
+        for method in (b"POST", b"HEAD", b"GET")
+        for path in (b"/nothing", b"/healthz", b"/v1/flow")
+    ]
+
+    async def one(connect, server, method, path):
+        reader, writer = await connect()
+        await until(lambda: server.server_state.connections)
+        (connection,) = server.server_state.connections
+        writer.write(method + b" " + path + b" HTTP/1.1\r\nHost: test\r\n" + head)
+        await until(lambda: connection.cycle is not None and connection.cycle.response_complete)
+        writer.write(rest)
+        await until(lambda: connection._is_in_head or connection.transport.is_closing())
+        await until(lambda: connection.timeout_keep_alive_task or connection.transport.is_closing())
+        if not connection.transport.is_closing():  # and it can be used again
+            writer.write(GET + b"Connection: close\r\n\r\n")
+        await read_to_the_end(reader)
+        await until(lambda: not server.server_state.connections)
+        return connection
+
+    async def scenario(connect, server):
+        return [await one(connect, server, *request) for request in requests]
+
+    assert len(run(scenario)) == len(requests)
+
+
+def test_a_connection_that_was_reset_leaves_no_timer():
+    async def scenario(connect, server):
+        reader, writer = await connect()
+        writer.write(GET + b"\r\n")
+        await reader.readuntil(b"}")
+        (connection,) = server.server_state.connections
+        linger = struct.pack("ii", 1, 0)  # a reset, not an end
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        writer.transport.abort()
+        await until(lambda: not server.server_state.connections)
+        return connection.timeout_keep_alive_task
+
+    assert run(scenario) is None
 
 
 def test_idle_connections_are_kept_as_long_as_is_set():
@@ -351,6 +450,23 @@ def test_a_reply_that_is_not_read_is_dropped_and_keeps_its_place_until_then(larg
     assert (inside, pixels) == (1, 0)  # it is inside, and costs the engine nothing any more
     assert reply.startswith(b"HTTP/1.1 200 ")
     assert len(reply) < 8 * 1000 * 800
+
+
+def test_a_reply_that_is_read_too_slowly_is_cut_off(large, monkeypatch):
+    """Each piece is read in time, which is not enough: all of them would hold a place for minutes."""
+    monkeypatch.setattr("mcjepa_server.protocol._SLOW", 2**30)
+
+    async def scenario(connect, server):
+        reader, writer = await connect(receive_buffer=4096)
+        writer.write(post("/v1/flow", large))
+        received = 0
+        with suppress(ConnectionError):
+            while piece := await reader.read(2**14):
+                received += len(piece)
+                await asyncio.sleep(0.005)
+        return received
+
+    assert run(scenario, write_timeout_s=0.5) < 8 * 1000 * 800
 
 
 def test_a_large_reply_is_whole(large):

@@ -16,6 +16,7 @@ from mcjepa_server.errors import (
     BodyTooLarge,
     ClientClosedRequest,
     DeadlineExceeded,
+    MalformedRequest,
     Overloaded,
     UnsupportedMediaType,
 )
@@ -24,6 +25,7 @@ from mcjepa_server.forms import Form, FormReader
 MULTIPART = "multipart/form-data"
 JSON = "application/json"
 _SMALL_BODY = 2**20  # bytes
+_LENGTH_DIGITS = 20  # of the largest number of 64 bits
 
 
 class ByteBudget:
@@ -98,6 +100,10 @@ async def _receive(
     """Gives each chunk to ``take``. The limits hold whether or not Content-Length is there or true."""
     limit = settings.max_body_bytes
     length = request.headers.get("content-length", "")
+    if len(length) > _LENGTH_DIGITS:
+        raise MalformedRequest(
+            f"Content-Length has {len(length)} characters; the limit is {_LENGTH_DIGITS}", headers=CLOSE
+        )
     if length.isdecimal() and int(length) > limit:
         raise _too_large(limit, f"{int(length)} bytes")
     size = 0

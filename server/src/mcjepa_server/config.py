@@ -119,7 +119,7 @@ class Settings(BaseSettings):
     write_timeout_s: float = Field(
         default=20.0,
         gt=0,
-        description="For the caller to read each 256 KiB of a reply, else the connection is dropped.",
+        description="A caller who falls this far behind reading a reply at 64 KiB/s is cut off.",
     )
     keep_alive_s: int = Field(
         default=75,

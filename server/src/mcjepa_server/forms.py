@@ -27,6 +27,9 @@ _PART_HEADERS = (
     f"of {MAX_PART_HEADER_BYTES} bytes each (max_part_header_bytes)"
 )
 
+#: Of a Content-Disposition and of the Content-Type: the time to find their parameters is quadratic.
+MAX_PARAMETERS, MAX_PARAMETER_BYTES = 16, 1024
+
 
 @dataclass(frozen=True)
 class Form:
@@ -64,9 +67,9 @@ class FormReader:
         self._header = self._value = b""  # of the line that arrives
         self._name = ""  # of the part that arrives
         self._is_file = False
+        self._is_disposed = False  # whether its Content-Disposition has come
         self._data: list[bytes] = []
-        _, options = parse_options_header(content_type)
-        boundary = options.get(b"boundary")
+        boundary = _parameters("Content-Type", content_type.encode("latin-1")).get(b"boundary")
         if not boundary:
             raise MalformedRequest("the multipart body cannot be parsed: its Content-Type has no boundary")
         try:
@@ -116,6 +119,7 @@ class FormReader:
             )
         self._in_headers = True
         self._name, self._is_file, self._data = "", False, []
+        self._is_disposed = False
 
     def _on_header(self, data: bytes, start: int, end: int) -> None:
         self._header += data[start:end]
@@ -125,7 +129,10 @@ class FormReader:
 
     def _end_header(self) -> None:
         if self._header.lower() == b"content-disposition":
-            _, options = parse_options_header(self._value)
+            if self._is_disposed:
+                raise MalformedRequest("a part has more than one Content-Disposition", headers=CLOSE)
+            self._is_disposed = True
+            options = _parameters("a part's Content-Disposition", self._value)
             self._name = options.get(b"name", b"").decode(errors="replace")
             self._is_file = b"filename" in options
         self._header = self._value = b""
@@ -152,3 +159,15 @@ class FormReader:
     def _malformed(self, error: FormParserError) -> MalformedRequest:
         hint = _PART_HEADERS if self._in_headers else ""
         return MalformedRequest(f"the multipart body cannot be parsed: {error}{hint}", headers=CLOSE)
+
+
+def _parameters(header: str, value: bytes) -> dict[bytes, bytes]:
+    """Gives the parameters of a header. Raises MalformedRequest if there are too many, or it is too long."""
+    count = value.count(b";")
+    if count > MAX_PARAMETERS or len(value) > MAX_PARAMETER_BYTES:
+        raise MalformedRequest(
+            f"{header} has {count} semicolons and {len(value)} bytes; "
+            f"the limits are {MAX_PARAMETERS} and {MAX_PARAMETER_BYTES}",
+            headers=CLOSE,
+        )
+    return parse_options_header(value)[1]

@@ -22,7 +22,8 @@ from mcjepa_server.problems import MEDIA_TYPE, problem_body
 
 logger = logging.getLogger(__name__)
 _SECOND_LOOK_S = 0.1
-_SILENT_S = 1.0  # after which a connection that has said nothing yet is the first to make room
+_PATIENT_S = 1.0  # for which a connection may wait for its caller before it has to make room
+_SLOW = 2**16  # bytes a second, of a body or of a reply; who is slower may have to go
 _LINE_BYTES = 4  # of a header besides its name and value: a colon, a space and the end of the line
 _UNSENT_BYTES = 2**17  # of a reply that the kernel takes before it is sent
 _CHUNK_BYTES = 5  # of a chunk at least, besides its data: its size and two ends of lines
@@ -51,15 +52,17 @@ class BoundedProtocol(HttpToolsProtocol):
         self._parsed = 0  # bytes of what is not body, as far as it is parsed
         self._framing = 0  # and with what is not
         self._body = 0
-        self._silent_since: float | None = None  # the loop's time; None once something has arrived
+        self._waits_since = 0.0  # for what _patience is for
+        self._body_since: float | None = None  # while a body arrives
+        self._slack = self.settings.write_timeout_s  # by which the caller may still fall behind in reading
         self._patience: asyncio.TimerHandle | None = None  # for the caller to send
+        self._unread, self._unread_since = 0, 0.0  # bytes of a reply, when they became too many
         self._unsent: asyncio.TimerHandle | None = None  # for the caller to read
 
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._silent_since = self.loop.time()
         _keep_little_unsent(transport)
         if len(self.connections) > self.settings.max_connections and not self._make_room():
             logger.warning("connection refused: %d are open (max_connections)", len(self.connections) - 1)
@@ -70,25 +73,30 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
         self._stop_timing()
+        self._unset_keepalive_if_required()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        self._silent_since = None
         if self._is_deaf:
             return
         self._framing += len(data)
-        if self._is_in_head:
+        if self._is_in_head and (self.cycle is None or self._is_answered()):
             self._wait()
         super().data_received(data)
         if self._framing > self._most():
             self._refuse(self._too_large())
+        self._be_idle()
 
     def pause_writing(self) -> None:
         """Called when a reply is not taken as fast as it is written."""
         super().pause_writing()
+        self._unread, self._unread_since = self.transport.get_write_buffer_size(), self.loop.time()
         self._time_the_reader()
 
     def resume_writing(self) -> None:
+        read = self._unread - self.transport.get_write_buffer_size()
+        behind = self.loop.time() - self._unread_since - read / _SLOW
+        self._slack = min(self._slack - behind, self.settings.write_timeout_s)
         if not self.transport.is_closing():
             self._stop_timing()
         super().resume_writing()
@@ -114,6 +122,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
         self._is_in_head = False
+        self._body_since = self.loop.time()
+        self._slack = self.settings.write_timeout_s
         self._stop_waiting()
         if self.parser.should_upgrade():  # to what is not spoken here; httptools parses nothing behind it
             self.cycle.keep_alive = False
@@ -129,6 +139,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self._is_in_head = True
+        self._body_since = None
         self._parsed = self._framing = self._body = 0
         self._stop_waiting()
 
@@ -185,33 +196,59 @@ class BoundedProtocol(HttpToolsProtocol):
             )
         self._close()
 
+    def _be_idle(self) -> None:
+        """Arm uvicorn's timer of an idle connection, which it cancels when bytes come and arms with a reply
+        alone: not behind the rest of a body that was answered early.
+        """
+        if (
+            self.cycle is not None
+            and self.cycle.response_complete
+            and self._patience is None
+            and self.timeout_keep_alive_task is None
+            and not self.transport.is_closing()
+        ):
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
     def _make_room(self) -> bool:
-        """End the connection that has said nothing for the longest time, or else the one that has been idle
-        for the longest time after a reply, if there is one.
+        """End a connection, if there is one that has waited for its caller.
+
+        The first is the one that has waited longest for the rest of a head, or of a body that nobody reads;
+        the second the one that has been idle for the longest time after a reply; the third the one whose body
+        comes slowest.
         """
         others = [
             connection
             for connection in self.connections
             if isinstance(connection, BoundedProtocol) and not connection.transport.is_closing()
         ]
-        latest = self.loop.time() - _SILENT_S
-        silent = [
-            (connection._silent_since, connection.transport)
+        latest = self.loop.time() - _PATIENT_S
+        waiting = [
+            (connection._waits_since, connection.transport)
             for connection in others
-            if connection._silent_since is not None and connection._silent_since <= latest
+            if connection._patience is not None and connection._waits_since <= latest
         ]
         idle = [
             (connection.timeout_keep_alive_task.when(), connection.transport)
             for connection in others
             if connection.timeout_keep_alive_task is not None
         ]
-        if not (candidates := silent or idle):
+        slow = [
+            (rate, connection.transport)
+            for connection in others
+            if connection._body_since is not None
+            and connection._body_since <= latest
+            and (rate := connection._body / (self.loop.time() - connection._body_since)) < _SLOW
+        ]
+        if not (candidates := waiting or idle or slow):
             return False
         min(candidates, key=itemgetter(0))[1].abort()
         return True
 
     def _wait(self) -> None:
         if self._patience is None:
+            self._waits_since = self.loop.time()
             self._patience = self.loop.call_later(self.settings.header_timeout_s, self._too_slow)
 
     def _stop_waiting(self) -> None:
@@ -234,7 +271,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _time_the_reader(self) -> None:
         if self._unsent is None:
-            self._unsent = self.loop.call_later(self.settings.write_timeout_s, self._drop)
+            self._unsent = self.loop.call_later(max(0.0, self._slack), self._drop)
 
     def _stop_timing(self) -> None:
         if self._unsent is not None:
@@ -243,8 +280,11 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _drop(self) -> None:
         self._unsent = None
-        size, limit = self.transport.get_write_buffer_size(), self.settings.write_timeout_s
-        logger.warning("connection dropped: %d bytes were not read in %g s (write_timeout_s)", size, limit)
+        logger.warning(
+            "connection dropped: its reply was read %g s (write_timeout_s) slower than %d bytes a second",
+            self.settings.write_timeout_s,
+            _SLOW,
+        )
         self.transport.abort()
 
 

@@ -208,7 +208,7 @@ class Limits(BaseModel):
     request_timeout_s: float
     body_timeout_s: float
     header_timeout_s: float
-    write_timeout_s: float = Field(description="For each 256 KiB of a reply to be read.")
+    write_timeout_s: float = Field(description="To fall behind reading a reply at 64 KiB/s.")
 
 
 class Formats(BaseModel):
