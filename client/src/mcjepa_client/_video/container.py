@@ -15,7 +15,7 @@ from typing import Any
 
 from mcjepa_client._errors import VideoError
 from mcjepa_client._extras import require
-from mcjepa_client._video.frames import Frame, SourceInfo, round_up
+from mcjepa_client._video.frames import Frame, Image, SourceInfo, round_up
 from mcjepa_client._video.lengths import lost_fragments, missing_bytes
 from mcjepa_client._video.names import printable
 from mcjepa_client._video.rgb import from_frame
@@ -167,13 +167,19 @@ class _Reading:
             if self.passed and frame.key_frame:
                 self.index = max(self.index, _number(frame))
             time = self._time_of(frame)
-            yield Frame(self.index, time, partial(from_frame, frame), self.passed)
+            yield Frame(self.index, time, partial(self._load, frame), self.passed)
             self.index += 1
             if self.damage is not None:
                 self._lost = self.index, time
         if self.damage is not None:
             raise self._damaged()
         self._check_complete()
+
+    def _load(self, frame: Any) -> Image:
+        try:
+            return from_frame(frame)
+        except ValueError as error:
+            raise VideoError(f"{self.name}: {error}") from error
 
     def _is_trusted(self, frame: Any) -> bool:
         """Whether a frame that comes after damage can be used: from before it, or from a key frame on.
@@ -207,8 +213,9 @@ class _Reading:
     def _demux(self) -> Iterator[Any]:
         """Packets of the video stream, then None, which asks the decoder for what it holds back.
 
-        A packet is marked as corrupt when the counters jump in the one behind it. If a key frame follows that
-        one, and all begins anew, recordings were joined there, and whether it is whole is for the decoder to say.
+        A packet is marked as corrupt when the counters jump in the one behind it. If a key frame follows
+        that one, and all begins anew, recordings were joined there, and whether it is whole is for the
+        decoder to say.
         The last packet of a file that is cut off may be cut off too.
         """
         held: deque[Any] = deque()
