@@ -421,3 +421,23 @@ def test_images_before_the_start_do_not_matter(client, run, tmp_path, picture):
         (tmp_path / "frames" / f"{index}.png").write_bytes(data if index else data[:500])
     assert client.process(tmp_path / "frames", tmp_path / "out", start=0.04, fps=25).frames == 5
     assert run("video", tmp_path / "frames", "-o", tmp_path / "new", "--dry-run") == 0
+
+
+@pytest.mark.parametrize("inside", ["", "inside"])
+def test_a_folder_that_cannot_be_is_refused_before_anything_is_computed(client, run, tmp_path, video, inside):
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(InputError):
+        client.process(video, tmp_path / "loop" / inside)
+    assert run("video", video, "-o", tmp_path / "loop" / inside, "--dry-run") == 2
+    with pytest.raises(InputError):
+        client.process(video, f"a\0b{inside}")
+
+
+def test_dry_run_tells_the_size_at_the_start(run, tmp_path, write_video, capsys):
+    parts = [
+        write_video(tmp_path / f"{width}.ts", frames=25, height=height, width=width)
+        for width, height in ((80, 48), (96, 64))
+    ]
+    (tmp_path / "both.ts").write_bytes(b"".join(part.read_bytes() for part in parts))
+    assert run("video", tmp_path / "both.ts", "-o", tmp_path / "out", "--dry-run", "--start", "1.2") == 0
+    assert "96x64" in capsys.readouterr().out

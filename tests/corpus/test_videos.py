@@ -159,6 +159,84 @@ def test_damage_that_reaches_behind_the_start_is_an_error_with_the_time_at_which
     assert float(again.rpartition("start=")[2].split()[0]) > begun
 
 
+def packets_of(path):
+    import av
+
+    with av.open(str(path)) as container:
+        return [
+            (packet.pos, bytes(packet), packet.is_keyframe)
+            for packet in container.demux(video=0)
+            if packet.size
+        ]
+
+
+@pytest.mark.parametrize("kind", ["mp4", "mov", "mkv", "flv"])
+@pytest.mark.parametrize("group", [0, 2])
+@pytest.mark.parametrize("behind", [1, 2])
+def test_a_key_frame_that_is_held_when_the_damage_comes_does_not_end_it(
+    videos, tmp_path, kind, group, behind
+):
+    """What follows it is built on the loss."""
+    path = videos.encode(f"held.{kind}", *H264, "-bf", "2")
+    whole, _ = read(path)
+    data = bytearray(path.read_bytes())
+    packets = packets_of(path)
+    keys = [number for number, (_, _, is_key) in enumerate(packets) if is_key]
+    packet = packets[keys[group] + behind][1]
+    place = data.index(packet)
+    data[place : place + len(packet)] = bytes(len(packet))
+    (tmp_path / path.name).write_bytes(data)
+    first, error = read(tmp_path / path.name)
+    later = float(error.rpartition("start=")[2].split()[0])
+    assert later == pytest.approx(0.4 * (group + 1), abs=0.002)
+    check_same(first, whole[: len(first)])
+    frames, error = read(tmp_path / path.name, start=later)
+    assert error is None
+    check_same(frames, [frame for frame in whole if frame[1] >= later])
+
+
+@pytest.mark.parametrize("group", [1, 3])
+@pytest.mark.parametrize("lost", ["in the key frame", "behind it"])
+def test_a_loss_at_a_key_frame_is_no_joint(videos, tmp_path, group, lost):
+    path = videos.encode("held.ts", *H264, "-bf", "2")
+    whole, _ = read(path)
+    data = path.read_bytes()
+    packets = packets_of(path)
+    keys = [number for number, (_, _, is_key) in enumerate(packets) if is_key]
+    place = packets[keys[group]][0] + 188 if lost == "in the key frame" else packets[keys[group] + 1][0]
+    (tmp_path / "a.ts").write_bytes(data[:place] + data[place + 2 * 188 :])
+    first, error = read(tmp_path / "a.ts")
+    later = float(error.rpartition("start=")[2].split()[0])
+    assert later == pytest.approx(0.4 * (group + 1), abs=0.002)
+    check_same(first, whole[: len(first)])
+    frames, error = read(tmp_path / "a.ts", start=later)
+    assert error is None
+    check_same(frames, [frame for frame in whole if frame[1] >= later])
+
+
+def test_times_count_from_the_first_frame_also_when_it_is_lost(videos, tmp_path):
+    data = bytearray(CONTAINERS["ts"](videos).read_bytes())
+    data[188 * 4 : 188 * 8] = b"\x47\x1f\xff\x10" * 188  # packets of nothing
+    (tmp_path / "a.ts").write_bytes(data)
+    frames, _ = read(tmp_path / "a.ts", start=0.8)
+    assert frames[0][:2] == (20, 0.8)
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mpeg2video"])
+def test_segments_of_one_recording_that_were_joined_are_whole(videos, tmp_path, ffmpeg, codec):
+    path = videos.encode(f"{codec}.ts", "-c:v", codec, "-g", "10", "-bf", "2", "-q:v", "3")
+    ffmpeg(
+        "-i", path, "-c", "copy", "-f", "segment", "-segment_time", "0.8", "-segment_format", "mpegts",
+        tmp_path / "part%d.ts",
+    )  # fmt: skip
+    parts = sorted(tmp_path.glob("part*.ts"))
+    assert len(parts) > 1
+    (tmp_path / "a.ts").write_bytes(b"".join(part.read_bytes() for part in parts))
+    frames, error = read(tmp_path / "a.ts")
+    assert error is None
+    np.testing.assert_array_equal(pixels(frames), pixels(read(path)[0]))
+
+
 @pytest.mark.parametrize("kind", ["ts", "m2ts"])
 def test_recordings_that_were_joined_are_whole(videos, tmp_path, kind):
     path = CONTAINERS[kind](videos)
@@ -206,6 +284,14 @@ def test_frames_are_shown_as_ffmpeg_shows_them(videos, name, suffix):
     assert np.abs(pixels(frames).astype(int) - expected).mean() < 2
     info = open_source(path).info()
     assert (info.width, info.height) == sides
+
+
+@pytest.mark.parametrize("angle", [45, 10, 200])
+def test_frames_that_no_quarter_turn_makes_upright_are_an_error(videos, angle):
+    path = videos.copy(f"{angle}.mp4", "-frames:v", "2", before=("-display_rotation", angle))
+    frames, error = read(path)
+    assert frames == []
+    assert f"{360 - angle}.0 degrees" in error
 
 
 def boxes(data):

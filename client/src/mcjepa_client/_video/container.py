@@ -15,7 +15,7 @@ from typing import Any
 
 from mcjepa_client._errors import VideoError
 from mcjepa_client._extras import require
-from mcjepa_client._video.frames import Frame, SourceInfo, round_up
+from mcjepa_client._video.frames import Frame, Image, SourceInfo, round_up
 from mcjepa_client._video.lengths import lost_fragments, missing_bytes
 from mcjepa_client._video.names import printable
 from mcjepa_client._video.rgb import from_frame
@@ -29,7 +29,7 @@ _DAMAGED, _TRUNCATED = "damaged", "truncated"
 _ROUNDING = 0.002  # seconds
 _DEFAULT_BONUS = 5_000_000  # px that ffmpeg adds to a stream that is marked as the default
 _MAX_ERRORS = 1000  # of the demuxer without a packet between them
-_JUMP = 2  # packets up to a jump of counters, from the one that is marked on: parsers mark one early
+_JUMP = 2  # packets up to behind a jump of counters, from the one that is marked on: parsers mark one early
 _HELD = 64  # packets between demuxer and decoder; more than any decoder holds back
 
 
@@ -82,6 +82,7 @@ def _open(address: str, name: str) -> Any:
         container.close()
         raise VideoError(f"{name}: there is no video in it")
     stream.thread_type = "SLICE"  # frame threads make damage depend on their timing
+    stream.codec_context.copy_opaque = True  # frames know the number of their packet
     return container
 
 
@@ -137,8 +138,10 @@ class _Reading:
     #: Time stamps of packets that the decoder may hold; then those it held when the damage came.
     _fed: deque[int | None] = field(default_factory=partial(deque, maxlen=_HELD))
     _before: frozenset[int | None] = frozenset()
-    #: How many packets came before a key frame, by its time stamp.
-    _keys: deque[tuple[int | None, int]] = field(default_factory=partial(deque, maxlen=_HELD))
+    #: Number of the last packet that cannot be trusted, nor what the decoder held with it.
+    _doubted: int = -1
+    #: Time stamps of the first packets.
+    _first: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.stream = best_stream(self.container)
@@ -152,22 +155,31 @@ class _Reading:
         """The frames that can be trusted, in order of presentation."""
         for frame in self._decode():
             if frame.is_corrupt:
-                self._note_damage("it is marked as corrupt", frame.pts)
+                self._note_damage("it is marked as corrupt", frame.pts, _number(frame))
+            if self._origin is None:
+                first = frame.pts or 0  # unless frames before it are lost
+                self._origin = first if self.damage is None else min(self._first, default=first)
             if self.damage is not None and not self._is_trusted(frame):
                 if frame.pts is None:
                     self._time_of(frame)
                 self.index += 1
                 continue
             if self.passed and frame.key_frame:
-                self.index = max(self.index, self._packets_before(frame))
+                self.index = max(self.index, _number(frame))
             time = self._time_of(frame)
-            yield Frame(self.index, time, partial(from_frame, frame), self.passed)
+            yield Frame(self.index, time, partial(self._load, frame), self.passed)
             self.index += 1
             if self.damage is not None:
                 self._lost = self.index, time
         if self.damage is not None:
             raise self._damaged()
         self._check_complete()
+
+    def _load(self, frame: Any) -> Image:
+        try:
+            return from_frame(frame)
+        except ValueError as error:
+            raise VideoError(f"{self.name}: {error}") from error
 
     def _is_trusted(self, frame: Any) -> bool:
         """Whether a frame that comes after damage can be used: from before it, or from a key frame on.
@@ -181,6 +193,8 @@ class _Reading:
         self._before = frozenset()
         if frame.is_corrupt or not frame.key_frame or self._kind == _TRUNCATED:
             return False
+        if _number(frame) <= self._doubted:
+            return False
         self._pass_damage(frame)
         return True
 
@@ -193,18 +207,20 @@ class _Reading:
                 if packet is not None:
                     self._fed.append(packet.pts)
             except (av.FFmpegError, EOFError) as error:
-                self._note_damage(_reason(error), packet and packet.dts)
+                number = self.packets if packet is None else _number(packet)
+                self._note_damage(_reason(error), packet and packet.dts, number)
 
     def _demux(self) -> Iterator[Any]:
         """Packets of the video stream, then None, which asks the decoder for what it holds back.
 
-        A packet is marked as corrupt where the counters jump. If a key frame follows, and all begins anew,
-        recordings were joined there, and whether the packet is whole is for the decoder to say.
+        A packet is marked as corrupt when the counters jump in the one behind it. If a key frame follows
+        that one, and all begins anew, recordings were joined there, and whether it is whole is for the
+        decoder to say.
         The last packet of a file that is cut off may be cut off too.
         """
         held: deque[Any] = deque()
         for packet in self._packets():
-            if packet.is_keyframe:
+            if packet.is_keyframe and not (held and held[-1].is_corrupt):
                 yield from held
                 held.clear()
             held.append(packet)
@@ -215,14 +231,14 @@ class _Reading:
             missing = missing_bytes(self.address) if self.is_file and not held else 0
             if missing:
                 reason = f"the last {missing} bytes of the file are missing"
-                self._note_damage(reason, packet.dts, _TRUNCATED)
+                self._note_damage(reason, packet.dts, _number(packet), _TRUNCATED)
             else:
                 yield from self._check_cut(packet)
         yield None
 
     def _check_cut(self, packet: Any) -> Iterator[Any]:
         if packet.is_corrupt:
-            self._note_damage("its data is cut off", packet.dts)
+            self._note_damage("its data is cut off", packet.dts, _number(packet) + _JUMP)
         else:
             yield packet
 
@@ -235,7 +251,7 @@ class _Reading:
             try:
                 packet = next(packets, None)
             except (av.FFmpegError, EOFError) as error:
-                self._note_damage(_reason(error), self._dts)
+                self._note_damage(_reason(error), self._dts, self.packets - 1)
                 if not isinstance(error, av.InvalidDataError):
                     return
                 errors, packets = errors + 1, self.container.demux()
@@ -257,11 +273,12 @@ class _Reading:
         """Count a packet, and mend its time, where the index knows better: others may be lost before it."""
         number, dts = self._index.get((packet.pos or 0) - _CHUNK_HEADER, (self.packets, packet.dts))
         if number > self.packets:
-            self._note_damage(f"{number - self.packets} frames are missing", dts)
+            self._note_damage(f"{number - self.packets} frames are missing", dts, number - 1)
         if packet.dts is not None and packet.pts is not None and packet.dts != dts:
             packet.pts, packet.dts = packet.pts + dts - packet.dts, dts
-        if packet.is_keyframe:
-            self._keys.append((packet.pts, number))
+        packet.opaque = number
+        if packet.pts is not None and len(self._first) < _HELD:
+            self._first.append(packet.pts)
         self.packets = max(self.packets, number) + 1
 
     def _note(self, packet: Any) -> None:
@@ -270,9 +287,7 @@ class _Reading:
 
     def _seconds(self, frame: Any) -> float:
         """Seconds since the first frame. Frames without a time, or out of order, follow at the usual rate."""
-        if self._origin is None:
-            self._origin = frame.pts or 0
-        if frame.pts is not None:
+        if frame.pts is not None and self._origin is not None:
             seconds = float((frame.pts - self._origin) * self.stream.time_base)
             if seconds > self._last:
                 return seconds
@@ -285,12 +300,13 @@ class _Reading:
         self._last = seconds
         return seconds
 
-    def _note_damage(self, reason: str, dts: int | None, kind: str = _DAMAGED) -> None:
-        """From here on, at a packet with this time of decoding, nothing can be trusted.
+    def _note_damage(self, reason: str, dts: int | None, number: int, kind: str = _DAMAGED) -> None:
+        """From here on, at a packet with this time of decoding and this number, nothing can be trusted.
 
         Frames that the decoder holds already can be, up to that time: later ones may have others before them
-        that are lost.
+        that are lost. A key frame among those does not end the damage: what follows it is built on the loss.
         """
+        self._doubted = max(self._doubted, number)
         if self.damage is None:
             self.damage, self._kind = reason, kind
             self._before = frozenset(
@@ -313,12 +329,9 @@ class _Reading:
         self.damage = None
         self.index = max(self.index, self._index_of(key_frame, time))
 
-    def _packets_before(self, key_frame: Any) -> int:
-        return dict(self._keys).get(key_frame.pts, 0)
-
     def _index_of(self, key_frame: Any, time: float) -> int:
         """Number of a frame behind damage, in which frames and even packets were lost."""
-        before = self._packets_before(key_frame)
+        before = _number(key_frame)
         frames, seconds = self._lost
         if self.formats & _COUNTED or frames < 2 or seconds <= 0:
             return before  # the header lists the packets, so that none is lost
@@ -345,6 +358,12 @@ class _Reading:
 
     def _truncated(self, reason: str) -> None:
         raise VideoError(f"{self.name}: truncated after {self.index} frames: {reason}", frames=self.index)
+
+
+def _number(packet_or_frame: Any) -> int:
+    """How many packets of the stream came before it."""
+    number: int | None = packet_or_frame.opaque  # None for a picture that the decoder made up
+    return -1 if number is None else number
 
 
 def _duration(container: Any, stream: Any) -> float | None:

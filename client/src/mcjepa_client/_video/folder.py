@@ -22,12 +22,18 @@ class Folder:
 
     That is OUT.partial, which becomes OUT in one step. Where OUT is there already (an empty folder, a mount
     point, the current folder), or its name leaves no room for more, it is OUT/.partial, and what is in it is
-    moved to OUT, the manifest last.
+    moved to OUT, the manifest last. Raises InputError for a path that cannot be one of a folder.
     """
 
     def __init__(self, out: PathLike) -> None:
         self.out = Path(out)
-        self._real = Path(os.path.realpath(out))
+        try:
+            self._real = Path(os.path.realpath(out))
+        except ValueError as error:
+            raise InputError(f"out: {os.fspath(out)!r} is no path: {error}") from error
+        for path in (self._real, *self._real.parents):
+            if path.is_symlink():  # in a real path only if it leads nowhere
+                raise InputError(f"out: {path} is a symbolic link that leads to itself")
         name = self._real.name + PARTIAL
         self._in_place = self._real.is_dir() or len(os.fsencode(name)) > _MAX_NAME
         self.work = self._real / PARTIAL if self._in_place else self._real.with_name(name)

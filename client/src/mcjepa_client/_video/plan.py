@@ -1,13 +1,14 @@
 """What `Client.process` would do, without doing it."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mcjepa_client._errors import VideoError
 from mcjepa_client._video.folder import JOURNAL_FILE, Folder
 from mcjepa_client._video.frames import SourceInfo
-from mcjepa_client._video.job import Outputs, VideoOptions, plan_job
+from mcjepa_client._video.job import Outputs, VideoJob, VideoOptions, plan_job
 from mcjepa_client._video.process import describe_job
 from mcjepa_client._video.sources import VideoInput
 
@@ -53,7 +54,20 @@ def plan_video(
     folder = Folder(out)
     header = describe_job(job, Outputs(flow, overlay))
     info = job.source.info()
-    return Plan(job.source.name, folder.out, info, job.selection.count(info), _state(folder, header))
+    return Plan(
+        job.source.name, folder.out, _at_start(job, info), job.selection.count(info), _state(folder, header)
+    )
+
+
+def _at_start(job: VideoJob, info: SourceInfo) -> SourceInfo:
+    """With the size of the first frame that is wanted, which may differ from that of the first of all."""
+    if not job.selection.start or info.width is None:
+        return info
+    try:
+        height, width = next(job.selection.of(job.source)).load().shape[:2]
+    except (VideoError, StopIteration):
+        return info
+    return replace(info, width=width, height=height)
 
 
 def _state(folder: Folder, header: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ _ONE_DEGREE = 1.0
 def from_frame(frame: Any) -> Image:
     """(H, W, 3) RGB, as the file's display matrix says: rotated by quarter turns and mirrored.
 
-    Other angles are left as they are stored.
+    Raises ValueError for other angles.
     """
     image: Image = frame.reformat(format="rgb24", interpolation=_exact()).to_ndarray()
     matrix = frame.side_data.get("DISPLAYMATRIX")
@@ -37,9 +37,12 @@ def _display(image: Image, matrix: Any) -> Image:
         return np.rot90(image, 2).transpose(1, 0, 2) if c < 0 else np.rot90(image)
     if abs(angle - 180) < _ONE_DEGREE:
         return image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
-    if min(angle, 360 - angle) < _ONE_DEGREE and d < 0:
-        return image[::-1]
-    return image
+    if min(angle, 360 - angle) >= _ONE_DEGREE:
+        raise ValueError(
+            f"it is to be shown rotated by {angle:.1f} degrees clockwise: only quarter turns are supported; "
+            "encode it upright, e.g. ffmpeg -i IN OUT"
+        )
+    return image[::-1] if d < 0 else image
 
 
 def to_frame(image: Image) -> Any:
