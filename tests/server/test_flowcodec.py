@@ -84,6 +84,15 @@ def test_kitti_counts_and_invalidates_what_it_clips():
     assert decoded[0, 1, 1] == -512
 
 
+def test_npz_is_that_of_numpy_out_of_the_memory_of_the_arrays(flow):
+    arrays = {"flow": flow, "mask": flow[..., 0] > 0, "meta": np.array('{"a": 1}')}
+    expected = io.BytesIO()
+    np.savez(expected, **arrays)
+    buffers = encode_npz(arrays)
+    assert b"".join(buffers) == expected.getvalue()
+    assert any(np.shares_memory(np.frombuffer(buffer, np.uint8), flow) for buffer in buffers)
+
+
 def test_npz_needs_no_pickle(flow):
     arrays = np.load(
         io.BytesIO(b"".join(encode_npz({"flow": flow, "meta": np.array('{"a": 1}')}))), allow_pickle=False
