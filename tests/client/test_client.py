@@ -10,7 +10,7 @@ import httpx2
 import mcjepa_client
 import numpy as np
 import pytest
-from mcjepa_client import AsyncClient, Client, InputError
+from mcjepa_client import AsyncClient, Client, InputError, _base
 from PIL import Image
 
 IMG = np.zeros((4, 6, 3), np.uint8)
@@ -510,3 +510,34 @@ def test_a_key_that_is_none_is_refused_without_showing_it(key):
     with pytest.raises(mcjepa_client.InputError, match="api_key") as refused:
         mcjepa_client.Client(api_key=key)
     assert key not in str(refused.value)
+
+
+def server_with_limits(npz, body_bytes):
+    """A server that names its limits, and what it was asked for: the path, and the bytes of the body."""
+    asked = []
+    names = ("max_frames", "max_request_pixels", "max_body_bytes", "max_side", "max_compute_pixels")
+    limits = dict(zip(names, (32, 2**26, body_bytes, 64, 2**20), strict=True))
+
+    def answer(request):
+        asked.append((request.url.path, len(request.content)))
+        if request.url.path == "/v1/info":
+            return httpx2.Response(200, json={"limits": limits, "model": {"smallest_side": 16}})
+        return httpx2.Response(200, content=npz(flow=np.ones((32, 64, 2), np.float32)))
+
+    return answer, asked
+
+
+def test_frames_too_large_to_send_are_not_sent_whole_first(connect, npz, monkeypatch):
+    monkeypatch.setattr(_base, "_LARGE_BODY", 10_000)
+    frames = np.random.default_rng(0).integers(0, 256, (2, 128, 256, 3), np.uint8)
+    server, asked = server_with_limits(npz, 20_000)
+    flow = connect(server).flow(*frames).flow
+    assert (flow.shape, np.unique(flow).tolist()) == ((128, 256, 2), [4.0])  # px of the frames
+    assert [path for path, _ in asked] == ["/v1/info", "/v1/flow"]
+    assert asked[1][1] < 20_000
+
+
+def test_frames_that_may_be_sent_cost_no_further_request(connect, npz):
+    server, asked = server_with_limits(npz, 10)
+    connect(server).flow(np.zeros((32, 64), np.uint8), np.zeros((32, 64), np.uint8))
+    assert [path for path, _ in asked] == ["/v1/flow"]

@@ -63,6 +63,7 @@ _CONNECT_TIMEOUT = 10.0  # seconds
 _PROBE_TIMEOUT = 5.0
 _PROBE_INTERVAL = 0.25
 
+_LARGE_BODY = 2**25  # bytes, from which a server is asked whether it takes as many before they are sent
 _ADVICE_FOR_FILES = (
     "files and bytes are sent as they are: shrink them, send fewer, or pass arrays or PIL images, "
     "which are sent as large as they are computed (max_side)"
@@ -234,25 +235,28 @@ class BaseClient:
         Arrays and PIL images that the server refuses as too large are sent as large as it computes them.
         """
         request = yield from work(partial(make, frames))
-        try:
-            return (yield from self._call(request)), None
-        except PayloadTooLargeError as error:
-            if not are_pixels(frames):
-                advise(error, _ADVICE_FOR_FILES)
-                raise
+        if not are_pixels(frames):
+            return (yield from self._call_with_advice(request, _ADVICE_FOR_FILES)), None
+        is_large = requests.body_bytes(request) > _LARGE_BODY
+        limits = (yield from self._clip_limits_or_none()) if is_large else None
+        if limits is None or requests.body_bytes(request) <= limits.body_bytes:
             try:
-                limits = yield from self._clip_limits(Patience(retries=self.max_retries))
-            except McjepaError:
-                raise error from None
-            small = yield from work(partial(shrink_pixels, frames, max_side, limits))
-            if small is None:
-                advise(error, _ADVICE_FOR_PIXELS)
-                raise
+                return (yield from self._call_with_advice(request, _ADVICE_FOR_PIXELS)), None
+            except PayloadTooLargeError:
+                limits = limits or (yield from self._clip_limits_or_none())
+                shape = size_of(frames[0])
+                if limits is None or limits.computed_size(shape, max_side) == shape:
+                    raise
+        small = yield from work(partial(shrink_pixels, frames, max_side, limits))
         request = yield from work(partial(make, small))
+        return (yield from self._call_with_advice(request, _ADVICE_FOR_PIXELS)), size_of(frames[0])
+
+    def _call_with_advice(self, request: Send, advice: str) -> Operation[Reply]:
+        """As `_call`; the error for what is too large says what to do."""
         try:
-            return (yield from self._call(request)), size_of(frames[0])
+            return (yield from self._call(request))
         except PayloadTooLargeError as error:
-            advise(error, _ADVICE_FOR_PIXELS)
+            advise(error, advice)
             raise
 
     def _clip(
@@ -277,6 +281,13 @@ class BaseClient:
 
     def _clip_limits(self, patience: Patience) -> Operation[ClipLimits]:
         return read_clip_limits((yield from self._call(Send("GET", "/v1/info"), patience)))
+
+    def _clip_limits_or_none(self) -> Operation[ClipLimits | None]:
+        """None where the server does not say them."""
+        try:
+            return (yield from self._clip_limits(Patience(retries=self.max_retries)))
+        except McjepaError:
+            return None
 
     def _embed(
         self,

@@ -21,13 +21,10 @@ def are_pixels(frames: Sequence[ImageInput]) -> TypeGuard[Sequence[Pixels]]:
     return all(isinstance(frame, np.ndarray | Image.Image) for frame in frames)
 
 
-def shrink_pixels(
-    frames: Sequence[Pixels], max_side: int | None, limits: ClipLimits
-) -> list[ImageInput] | None:
-    """Return frames of one size as large as the server computes them, or None where they are no larger."""
-    shape = size_of(frames[0])
-    size = limits.computed_size(shape, max_side)
-    return None if size == shape else [_shrunk(frame, size) for frame in frames]
+def shrink_pixels(frames: Sequence[Pixels], max_side: int | None, limits: ClipLimits) -> list[ImageInput]:
+    """Return frames of one size as large as the server computes them."""
+    size = limits.computed_size(size_of(frames[0]), max_side)
+    return [_shrunk(frame, size) for frame in frames]
 
 
 def _shrunk(frame: Pixels, size: tuple[int, int]) -> NDArray[np.uint8]:
