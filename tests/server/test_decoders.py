@@ -612,6 +612,21 @@ def test_a_process_that_was_taken_over_does_no_harm_outside(tmp_path, version):
     assert refused == expected, done.stderr
 
 
+SERVES_NOTHING = """
+import ctypes
+from mcjepa_server import Settings, cli
+cli.make_server = lambda *_: type("Server", (), {"run": lambda *_: None, "is_listening": True})()
+assert cli.serve(Settings(), None) == 0
+print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))  # PR_GET_DUMPABLE
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
+def test_the_memory_of_the_command_is_its_own():
+    command = [sys.executable, "-c", SERVES_NOTHING]
+    assert subprocess.run(command, capture_output=True, text=True, timeout=60).stdout == "0\n"
+
+
 def test_a_size_is_believed_within_the_budget_of_the_request_alone():
     """Of a decoder that says that a small file is a large one, even one that may come alone."""
     said = reply(*OK[:3], 300, 300, 3 * 300 * 300)
