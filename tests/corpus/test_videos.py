@@ -159,6 +159,23 @@ def test_damage_that_reaches_behind_the_start_is_an_error_with_the_time_at_which
     assert float(again.rpartition("start=")[2].split()[0]) > begun
 
 
+@pytest.mark.parametrize("kind", ["mkv", "webm", "flv", "ogv"])
+@pytest.mark.parametrize("seed", range(3))
+def test_what_a_demuxer_leaves_out_without_a_word_is_damage(videos, tmp_path, kind, seed):
+    path = CONTAINERS[kind](videos)
+    whole, _ = read(path)
+    data = bytearray(path.read_bytes())
+    place, size = int(len(data) * (0.35 + 0.04 * seed)), len(data) // 6
+    data[place : place + size] = np.random.default_rng(seed).bytes(size)
+    (tmp_path / path.name).write_bytes(data)
+    first, error = read(tmp_path / path.name)
+    assert error is not None
+    assert [frame[:2] for frame in first] == [frame[:2] for frame in whole[: len(first)]]
+    frames, error = read(tmp_path / path.name, start=2.0)
+    if error is None:
+        check_same(frames, whole[50:])
+
+
 def packets_of(path):
     import av
 

@@ -19,11 +19,13 @@ from mcjepa_client._video.frames import Frame, Image, SourceInfo, round_up
 from mcjepa_client._video.lengths import lost_fragments, missing_bytes
 from mcjepa_client._video.names import printable
 from mcjepa_client._video.rgb import from_frame
+from mcjepa_client._video.structure import Walk, walk
 
 _OPEN_TIMEOUT, _READ_TIMEOUT = 10.0, 30.0  # seconds, of network streams
 _COUNTED = {"mov", "mp4"}  # formats whose header has the exact number of frames
 _TIMED = {"matroska", "webm"}  # formats whose header has the exact duration
 _INDEXED = {"avi"}  # formats without time stamps, whose index tells the time of what follows a gap
+_LATE = {"ogg"}  # formats whose first packet behind a gap gets the time of what is lost
 _CHUNK_HEADER = 8  # bytes of AVI before the data of a packet
 _DAMAGED, _TRUNCATED = "damaged", "truncated"
 _ROUNDING = 0.002  # seconds
@@ -138,6 +140,9 @@ class _Reading:
     #: Time stamps of packets that the decoder may hold; then those it held when the damage came.
     _fed: deque[int | None] = field(default_factory=partial(deque, maxlen=_HELD))
     _before: frozenset[int | None] = frozenset()
+    #: Parts of the file from the last packet on.
+    _walk: Walk = field(default_factory=lambda: iter(()))
+    _walked: int = -1
     #: Number of the last packet that cannot be trusted, nor what the decoder held with it.
     _doubted: int = -1
     #: Time stamps of the first packets.
@@ -147,6 +152,8 @@ class _Reading:
         self.stream = best_stream(self.container)
         self.formats = set(self.container.format.name.split(","))
         self.is_file = os.path.isfile(self.address)
+        if self.is_file:
+            self._walk = walk(self.address, self.formats)
         if self.formats & _INDEXED:
             entries = [entry for entry in self.stream.index_entries if entry.size]
             self._index = {entry.pos: (number, entry.timestamp) for number, entry in enumerate(entries)}
@@ -276,10 +283,21 @@ class _Reading:
             self._note_damage(f"{number - self.packets} frames are missing", dts, number - 1)
         if packet.dts is not None and packet.pts is not None and packet.dts != dts:
             packet.pts, packet.dts = packet.pts + dts - packet.dts, dts
+        if self._passed_break(packet.pos or 0):
+            last = number if self.formats & _LATE else number - 1
+            self._note_damage("data between its frames cannot be read", packet.dts, last)
         packet.opaque = number
         if packet.pts is not None and len(self._first) < _HELD:
             self._first.append(packet.pts)
         self.packets = max(self.packets, number) + 1
+
+    def _passed_break(self, position: int) -> bool:
+        """Whether the structure of the file is broken somewhere from the last packet to this place."""
+        broken = False
+        while self._walked < position and (part := next(self._walk, None)) is not None:
+            self._walked = part[0]
+            broken |= part[1]
+        return broken
 
     def _note(self, packet: Any) -> None:
         if packet.pts is not None and packet.time_base is not None:
