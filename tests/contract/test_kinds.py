@@ -28,7 +28,7 @@ JPEG = file_of(COLORS.convert("CMYK"), "JPEG")
 KINDS = {
     "I;16": (Image.fromarray(SIXTEEN_BITS), SIXTEEN),
     "I;16B": (Image.fromarray(SIXTEEN_BITS.astype(">u2")), SIXTEEN),
-    "I": (Image.fromarray(SIXTEEN_BITS.astype(np.int32)), SIXTEEN),
+    "I, opened": (opened(file_of(Image.fromarray(SIXTEEN_BITS), "PPM")), SIXTEEN),
     "16 bits, opened": (opened(SIXTEEN), SIXTEEN),
     "CMYK": (opened(JPEG), JPEG),
     **{

@@ -1,5 +1,6 @@
 """``python -m mcjepa_client``, and the command ``mcjepa-client``."""
 
+import atexit
 import os
 import signal
 import sys
@@ -20,6 +21,8 @@ def main() -> int:
         return main()
     signal.signal(signal.SIGINT, _interrupt)
     code = None
+    # Python ends by the signal itself where a module was being imported, although the interrupt was caught.
+    atexit.register(lambda: os._exit(INTERRUPTED) if code == INTERRUPTED else None)
     try:
         code = main()
         return code
