@@ -77,7 +77,7 @@ def whole(data: bytes) -> Uint8Array:
 
 
 def smaller(data: bytes) -> Uint8Array:
-    pixels = decode_squares((data,), ("photo",), PIXELS, SIDE)
+    pixels, _ = decode_squares((data,), ("photo",), PixelBudget(PIXELS, PIXELS), SIDE)
     return np.frombuffer(pixels, np.uint8).reshape(SIDE, SIDE, 3)
 
 

@@ -1,5 +1,6 @@
 """Small odd image files through the SDK's folder of frames and the server: one verdict, equal pixels."""
 
+import inspect
 import io
 import struct
 import zlib
@@ -8,7 +9,9 @@ import cv2
 import numpy as np
 import pytest
 from mcjepa_client import VideoError
+from mcjepa_client._video import costly as client_rules
 from mcjepa_client._video.sources import open_source
+from mcjepa_server import costly as server_rules
 from mcjepa_server.accepted import PixelBudget
 from mcjepa_server.errors import ApiError
 from mcjepa_server.images import decode_image
@@ -196,3 +199,30 @@ def test_what_other_systems_leave_in_a_folder_is_skipped(tmp_path):
     for name in ("._1.png", ".hidden.jpg"):
         (tmp_path / name).write_bytes(b"\0\x05\x16\x07" + bytes(120))
     assert len(by_client(tmp_path, "1.png", PNG)) == 1
+
+
+def costly_files():
+    palette, rows = bytes(1024), b"\1\0\0\0" * HEIGHT + b"\0\1"
+    head = struct.pack("<IiiHHIIiiII", 40, WIDTH, HEIGHT, 1, 8, 1, len(rows), 0, 0, 256, 0)
+    progressive = encode("JPEG", progressive=True)
+    scan = progressive[progressive.rindex(b"\xff\xda") : -2]
+    return {
+        "rle.bmp": b"BM" + struct.pack("<IHHI", 1078 + len(rows), 0, 0, 1078) + head + palette + rows,
+        "scans.jpg": progressive[:-2] + scan * 101 + b"\xff\xd9",
+        "segments.jpg": JPEG[:2] + b"\xff\xe0\0\2" * 5000 + JPEG[2:],
+        "padding.jpg": JPEG[:2] + b"\xff" * 5000 + JPEG[2:],
+        "chunks.png": PNG[:33] + png_chunk(b"aaAa", b"") * 1000 + PNG[33:],
+        "header.ppm": PPM[:3] + b" " * 5000 + PPM[3:],
+        "comments.ppm": b"P1 48 32\n" + b"#\n" * 1001 + b"0" * 48 * 32,
+    }
+
+
+@pytest.mark.parametrize("name", costly_files())
+def test_small_files_that_take_long_are_refused_by_both(tmp_path, name):
+    data = costly_files()[name]
+    assert by_client(tmp_path, name, data) is None
+    assert by_server(data) is None
+
+
+def test_both_have_the_same_rules():
+    assert inspect.getsource(client_rules) == inspect.getsource(server_rules)

@@ -115,7 +115,7 @@ def test_pixels_are_those_that_a_thread_decodes(encode, picture, height, width):
 
     async def job(pool):
         return [await frame(pool, data) for data in files], [
-            await pool.run(decode_squares, files, names, 10**7, side, param="a") for side in (32, 224)
+            await pool.run(decode_squares, files, names, BUDGET, side, param="a") for side in (32, 224)
         ]
 
     frames, squares = work(job)[0]
@@ -123,8 +123,8 @@ def test_pixels_are_those_that_a_thread_decodes(encode, picture, height, width):
         expected, expected_geometry = decode_frame(data, "frame1", BUDGET, PLAN)
         assert geometry == expected_geometry
         assert bytes(pixels) == expected
-    assert [bytes(pixels) for pixels in squares] == [
-        decode_squares(files, names, 10**7, side) for side in (32, 224)
+    assert [bytes(pixels) for pixels, _ in squares] == [
+        decode_squares(files, names, BUDGET, side)[0] for side in (32, 224)
     ]
 
 
@@ -432,7 +432,7 @@ def test_errors_come_back_whole(encode, picture):
         assert caught.value.param == "frame1"
         files = (encode(picture()), b"junk")
         with pytest.raises(UndecodableImage) as caught:
-            await pool.run(decode_squares, files, ("a", "b"), 10**6, 32, param="a to b")
+            await pool.run(decode_squares, files, ("a", "b"), BUDGET, 32, param="a to b")
         return caught.value.param
 
     assert work(job)[0] == "b"

@@ -7,14 +7,15 @@ from contextlib import aclosing
 import cv2
 import numpy as np
 import pytest
-from mcjepa_server import squares as module
+from mcjepa_server import accepted, squares as module
 from mcjepa_server.accepted import PixelBudget
-from mcjepa_server.errors import UndecodableImage
+from mcjepa_server.errors import DeadlineExceeded, ImageTooLarge, UndecodableImage
 from mcjepa_server.images import decode_image
 from mcjepa_server.scaling import resize_square
 from mcjepa_server.squares import MOST_A_CALL, square_batches
 
 SIDE = 32
+BUDGET = PixelBudget(10**6, 10**6)
 CRASHES = b"the decoder breaks down on this"
 
 
@@ -31,9 +32,9 @@ class Decoders:
         return function(files, *args)
 
 
-def decode(images, decoders, size=64):
+def decode(images, decoders, size=64, budget=BUDGET):
     async def batches():
-        return [batch async for batch in square_batches(images, size, 10**6, SIDE, decoders)]
+        return [batch async for batch in square_batches(images, size, budget, SIDE, decoders)]
 
     return np.concatenate(asyncio.run(batches()))
 
@@ -69,7 +70,7 @@ def test_batches_are_full_in_order_and_few_are_decoded_ahead(files):
     decoders = Decoders()
 
     async def first_of(size):
-        async with aclosing(square_batches(named(files), size, 10**6, SIDE, decoders)) as batches:
+        async with aclosing(square_batches(named(files), size, BUDGET, SIDE, decoders)) as batches:
             return await anext(batches)
 
     np.testing.assert_array_equal(asyncio.run(first_of(5)), [expected(data) for data in files[:5]])
@@ -99,6 +100,54 @@ def test_a_file_that_breaks_the_decoder_is_found_among_others(files):
         decode(named(files[:6]), decoders)
     assert caught.value.param == "images[2]"
     assert sorted(decoders.calls) == [1, 1, 1, 3, 3]  # up to it one by one
+
+
+def test_after_a_timeout_nothing_is_decoded_again(files):
+    class Slow(Decoders):
+        async def run(self, function, files, *args, param):
+            self.calls.append(len(files))
+            raise DeadlineExceeded(f"decoding {param} did not finish")
+
+    decoders = Slow()
+    with pytest.raises(DeadlineExceeded):
+        decode(named(files[:6]), decoders)
+    assert set(decoders.calls) == {3}
+    assert len(decoders.calls) <= 2
+
+
+class AtOnce(Decoders):
+    """Lets others begin before a call ends, as those of two processes do."""
+
+    async def run(self, function, files, *args, param):
+        self.calls.append(len(files))
+        for _ in range(100):
+            await asyncio.sleep(0)
+        return function(files, *args)
+
+
+@pytest.mark.parametrize("decoders", [Decoders, AtOnce])
+@pytest.mark.parametrize("count", [2, 3, 9])
+def test_the_pixels_of_a_request_are_counted_over_all_its_calls(files, monkeypatch, decoders, count):
+    monkeypatch.setattr(accepted, "UNCOUNTED", 48 * 80 - 100)  # of 80x48 px
+    fits = PixelBudget(10**6, 100 * count)
+    assert len(decode(named(files[:count]), decoders(), budget=fits)) == count
+    for size in (64, 4, 2):
+        with pytest.raises(ImageTooLarge, match=r"the limit is \d+ \(max_request_pixels\)"):
+            decode(named(files[:count]), decoders(), size, fits._replace(max_request=100 * count - 1))
+
+
+def test_images_of_ordinary_size_are_not_counted(files):
+    small = PixelBudget(10**6, 0)
+    assert len(decode(named(files), Decoders(), budget=small)) == len(files)
+
+
+def test_a_jpeg_counts_as_large_as_it_is_decoded(encode, picture, monkeypatch):
+    image = cv2.resize(picture(75, 100), (800, 600))
+    monkeypatch.setattr(accepted, "UNCOUNTED", 200 * 150)
+    assert len(decode(named([encode(image, "JPEG")] * 3), Decoders(), budget=PixelBudget(10**6, 0))) == 3
+    with pytest.raises(ImageTooLarge) as caught:
+        decode(named([encode(image)]), Decoders(), budget=PixelBudget(10**6, 0))
+    assert caught.value.param == "images[0]"
 
 
 def test_the_first_bad_file_is_named(files):

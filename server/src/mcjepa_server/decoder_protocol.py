@@ -2,6 +2,7 @@
 
 A call is ``CALL`` (magic, number, bytes of JSON), JSON of its arguments, then the files. A reply is ``REPLY``
 (magic, number of the call, status, width, height, bytes that follow), then pixels or the text of an error.
+For squares the height is the pixels spent of the request's budget.
 The server believes no reply: it must be that of the call, of a size that the call allows.
 """
 
@@ -126,14 +127,18 @@ def _frame(data: bytes, name: str, budget: PixelBudget, plan: Plan) -> Call:
     )
 
 
-def _squares(files: tuple[bytes, ...], names: tuple[str, ...], max_pixels: int, side: int) -> Call:
+def _squares(files: tuple[bytes, ...], names: tuple[str, ...], budget: PixelBudget, side: int) -> Call:
     def size(reply: Reply) -> int:
-        if (reply.width, reply.height) != (side, side):
-            raise ValueError("another side than asked for")
+        if reply.width != side or reply.height > budget.max_request:
+            raise ValueError("another side, or more pixels spent, than asked for")
         return 3 * side * side * len(files)
 
-    arguments = [SQUARES, [len(data) for data in files], names, max_pixels, side]
-    return Call(json.dumps(arguments).encode(), files, names, size, lambda _, pixels: pixels)
+    arguments = [SQUARES, [len(data) for data in files], names, budget, side]
+    return Call(json.dumps(arguments).encode(), files, names, size, _with_spent)
+
+
+def _with_spent(reply: Reply, pixels: bytearray) -> tuple[bytearray, int]:
+    return pixels, reply.height
 
 
 _CALLS: dict[Callable[..., Any], Callable[..., Call]] = {decode_frame: _frame, decode_squares: _squares}
@@ -162,9 +167,10 @@ def _frame_reply(
 
 
 def _squares_reply(
-    files: tuple[bytes, ...], names: list[str], max_pixels: int, side: int
+    files: tuple[bytes, ...], names: list[str], budget: list[int], side: int
 ) -> tuple[int, int, bytes]:
-    return side, side, decode_squares(files, tuple(names), max_pixels, side)
+    pixels, spent = decode_squares(files, tuple(names), PixelBudget(*budget), side)
+    return side, spent, pixels
 
 
 def _error_reply(number: int, names: list[str], error: BaseException) -> tuple[bytes, bytes]:

@@ -6,6 +6,8 @@ images that have to be scaled: without them a process takes half the memory.
 
 from __future__ import annotations
 
+from functools import partial
+
 from mcjepa_server.accepted import PixelBudget
 from mcjepa_server.geometry import Geometry, Plan
 
@@ -18,7 +20,7 @@ def decode_frame(data: bytes, name: str, budget: PixelBudget, plan: Plan) -> tup
     """One file to the pixels of a scaled frame (h, w, 3), and its sizes. Blocking."""
     from mcjepa_server.images import open_image
 
-    image = open_image(data, name, budget)
+    image = open_image(data, name, budget, check=partial(plan, param=name))
     geometry = plan(image.width, image.height, param=name)
     if not geometry.is_scaled:
         return image.tobytes(), geometry
@@ -29,13 +31,25 @@ def decode_frame(data: bytes, name: str, budget: PixelBudget, plan: Plan) -> tup
     return scale_frame(np.asarray(image), geometry).tobytes(), geometry
 
 
-def decode_squares(files: tuple[bytes, ...], names: tuple[str, ...], max_pixels: int, side: int) -> bytes:
-    """Files to the pixels of the squares (N, side, side, 3) that the embedding model takes. Blocking."""
+def decode_squares(
+    files: tuple[bytes, ...], names: tuple[str, ...], budget: PixelBudget, side: int
+) -> tuple[bytes, int]:
+    """Files to the pixels of the squares (N, side, side, 3) that the embedding model takes. Blocking.
+
+    The number beside them is the pixels of the request's budget that were spent.
+    """
     from mcjepa_server.images import decode_image
     from mcjepa_server.scaling import resize_square
 
-    budget = PixelBudget(max_pixels, max_pixels)
-    images = (
-        decode_image(data, name, budget, SHRUNK * side) for data, name in zip(files, names, strict=True)
-    )
-    return b"".join(resize_square(image, side).tobytes() for image in images)
+    counted = budget
+
+    def square(data: bytes, name: str) -> bytes:
+        def spend(width: int, height: int) -> None:
+            nonlocal counted
+            counted = counted.spend(width, height, name)
+
+        one = PixelBudget(budget.max_image, budget.max_image)
+        return resize_square(decode_image(data, name, one, SHRUNK * side, spend), side).tobytes()
+
+    pixels = b"".join(square(data, name) for data, name in zip(files, names, strict=True))
+    return pixels, counted.spent - budget.spent

@@ -13,11 +13,13 @@ imported where it is needed: it would be half of the memory of a process that de
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from PIL import Image, UnidentifiedImageError
 
 from mcjepa_server.accepted import FORMATS, MIN_SIDE, PixelBudget
+from mcjepa_server.costly import check_file, check_metadata
 from mcjepa_server.errors import ApiError, ImageTooLarge, InvalidInput, UndecodableImage
 
 if TYPE_CHECKING:
@@ -37,24 +39,34 @@ _ORIENTATIONS = {
 }
 
 
-def decode_image(data: bytes, param: str, budget: PixelBudget, enough: int | None = None) -> Uint8Array:
+Check = Callable[[int, int], object]
+
+
+def decode_image(
+    data: bytes, param: str, budget: PixelBudget, enough: int | None = None, check: Check | None = None
+) -> Uint8Array:
     """Decodes one image file to (H, W, 3) uint8 RGB. Arguments and errors are those of :func:`open_image`."""
     import numpy as np
 
-    return np.asarray(open_image(data, param, budget, enough))
+    return np.asarray(open_image(data, param, budget, enough, check))
 
 
-def open_image(data: bytes, param: str, budget: PixelBudget, enough: int | None = None) -> Image.Image:
+def open_image(
+    data: bytes, param: str, budget: PixelBudget, enough: int | None = None, check: Check | None = None
+) -> Image.Image:
     """Decodes one image file to an upright RGB image.
 
     ``param`` names the part in errors. A JPEG may come out at a half, a quarter or an eighth of its size, in
     a fraction of the time, where ``enough`` px are left on both sides. Size limits are checked on the header,
-    before any pixel is decoded. Raises UndecodableImage, ImageTooLarge, or InvalidInput when a side is under
+    before any pixel is decoded, and so is what ``check`` raises for the width and height to be decoded. Files
+    that would take much longer than others of their size are refused (:mod:`mcjepa_server.costly`).
+    Raises UndecodableImage, ImageTooLarge, or InvalidInput when a side is under
     16 px.
     """
     if not data:
         raise UndecodableImage(f"{param} is empty", param=param)
     try:
+        check_file(data)
         image = _open(data, param, budget)
         budget.check(image.width, image.height, param)
         _check_min_side(image, param)
@@ -64,6 +76,8 @@ def open_image(data: bytes, param: str, budget: PixelBudget, enough: int | None 
         with image:
             if enough is not None:
                 image.draft(None, (enough, enough))  # nothing, but for a JPEG
+            if check is not None:
+                check(*image.size)
             image.load()
             return _to_rgb(image, param)
     except ApiError:
@@ -97,6 +111,7 @@ def _check_min_side(image: Image.Image, param: str) -> None:
 
 
 def _to_rgb(image: Image.Image, param: str) -> Image.Image:
+    check_metadata(image.info)
     orientation = _orientation(image)
     if image.mode in _SIXTEEN_BIT:
         upright = _sixteen_to_eight(image).convert("RGB")

@@ -12,10 +12,11 @@ from functools import partial
 import numpy as np
 from anyio.to_thread import run_sync
 
+from mcjepa_server.accepted import PixelBudget
 from mcjepa_server.ahead import in_order
 from mcjepa_server.decoders import FILES_AT_ONCE, Decoders
 from mcjepa_server.engine import Uint8Array
-from mcjepa_server.errors import DeadlineExceeded, InternalError, InvalidInput, UndecodableImage
+from mcjepa_server.errors import InternalError, InvalidInput, UndecodableImage
 from mcjepa_server.frames import decode_squares
 
 #: Files, and bytes, that one call of a decoder takes together: the call costs as much as a small file.
@@ -27,7 +28,7 @@ Named = tuple[str, bytes | str]  # an image file, or base64 of one
 
 
 async def square_batches(
-    images: Sequence[Named], size: int, max_pixels: int, side: int, decoders: Decoders
+    images: Sequence[Named], size: int, budget: PixelBudget, side: int, decoders: Decoders
 ) -> AsyncGenerator[Uint8Array]:
     """Decode named images to squares, and yield them in order as batches (``size`` or fewer, side, side, 3).
 
@@ -36,7 +37,8 @@ async def square_batches(
     whoever may leave it early. Raises UndecodableImage, ImageTooLarge or InvalidInput, which name the image.
     """
     batches = [list(_groups(images[start : start + size])) for start in range(0, len(images), size)]
-    calls = [partial(_decode, group, max_pixels, side, decoders) for batch in batches for group in batch]
+    decode = _Decode(budget, side, decoders)
+    calls = [partial(decode.squares, group) for batch in batches for group in batch]
     if len(calls) == 1:
         yield await calls[0]()
         return
@@ -58,20 +60,32 @@ def _groups(images: Sequence[Named]) -> Iterator[Sequence[Named]]:
     yield images[start:]
 
 
-async def _decode(group: Sequence[Named], max_pixels: int, side: int, decoders: Decoders) -> Uint8Array:
-    names = tuple(name for name, _ in group)
-    texts = any(isinstance(data, str) for _, data in group)
-    files = await run_sync(_files, group) if texts else _files(group)
-    label = " to ".join(dict.fromkeys((names[0], names[-1])))
-    try:
-        pixels = await decoders.run(decode_squares, files, names, max_pixels, side, param=label)
-    except (UndecodableImage, DeadlineExceeded, InternalError):
-        if len(group) == 1:
-            raise
-        # of a process that broke down nobody knows on which file: one by one, each has its own error
-        parts = [await _decode([one], max_pixels, side, decoders) for one in zip(names, files, strict=True)]
-        return np.concatenate(parts)
-    return np.frombuffer(pixels, np.uint8).reshape(-1, side, side, 3)
+class _Decode:
+    """Decodes the files of one request, and keeps the account of their pixels."""
+
+    def __init__(self, budget: PixelBudget, side: int, decoders: Decoders) -> None:
+        self._budget = budget
+        self._side = side
+        self._decoders = decoders
+
+    async def squares(self, group: Sequence[Named]) -> Uint8Array:
+        names = tuple(name for name, _ in group)
+        texts = any(isinstance(data, str) for _, data in group)
+        files = await run_sync(_files, group) if texts else _files(group)
+        label = " to ".join(dict.fromkeys((names[0], names[-1])))
+        try:
+            pixels, spent = await self._decoders.run(
+                decode_squares, files, names, self._budget, self._side, param=label
+            )
+        except (UndecodableImage, InternalError):
+            if len(group) == 1:
+                raise
+            # of a process that broke down nobody knows on which file: one by one, each has its own error
+            parts = [await self.squares([one]) for one in zip(names, files, strict=True)]
+            return np.concatenate(parts)
+        # of calls at once none knows what the others spend
+        self._budget = self._budget.with_spent(spent, names[-1])
+        return np.frombuffer(pixels, np.uint8).reshape(-1, self._side, self._side, 3)
 
 
 def _files(group: Sequence[Named]) -> tuple[bytes, ...]:

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image as pillow, UnidentifiedImageError
 
 from mcjepa_client._errors import VideoError
+from mcjepa_client._video.costly import check_file, check_metadata
 from mcjepa_client._video.frames import Image
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM")
@@ -39,12 +40,14 @@ def decode_image(data: bytes, name: str) -> Image:
     Raises VideoError, which begins with `name`, for anything that does not decode to its end.
     """
     try:
+        check_file(data)
         image = pillow.open(io.BytesIO(data), formats=FORMATS)
         if image.format == "PNG":
             image.verify()  # the checksums, which decoding skips; leaves the image unusable
             image = pillow.open(io.BytesIO(data), formats=FORMATS)
         with image:
             image.load()
+            check_metadata(image.info)
             return to_rgb(image)
     except Exception as error:  # decoders raise anything at all on damaged bytes
         raise undecodable(name, error, len(data)) from error

@@ -15,6 +15,7 @@ from fastapi import APIRouter, Request
 from pydantic import ValidationError
 from starlette.responses import Response
 
+from mcjepa_server.accepted import PixelBudget
 from mcjepa_server.body import JSON, MULTIPART, body_type, read_bytes, read_form
 from mcjepa_server.config import Settings
 from mcjepa_server.contract import EMBED
@@ -84,9 +85,10 @@ async def post_embeddings(request: Request) -> Response:
     async def job(ticket: Ticket) -> Response:
         # one part at a time is in the queue, so that others have their turn in between
         ticket.charge(pipeline.embed_work(min(number, PART)))
-        limit, side = service.settings.max_image_pixels, service.contract.embed_image_size
+        settings, side = service.settings, service.contract.embed_image_size
+        budget = PixelBudget(settings.max_image_pixels, settings.max_request_pixels)
         parts = []
-        async with aclosing(square_batches(images, PART, limit, side, service.decoders)) as batches:
+        async with aclosing(square_batches(images, PART, budget, side, service.decoders)) as batches:
             for first in range(0, number, PART):
                 with ticket.timings.stage("decode"):
                     batch = await anext(batches)
@@ -139,7 +141,8 @@ def _check_members(document: dict[str, Any]) -> None:
             short = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
             short = short.encode("utf-8", "backslashreplace").decode()  # half a surrogate pair is no text
             raise InvalidInput(
-                f"{short!r} is no member of this request; it may have {', '.join(EmbeddingRequest.model_fields)}",
+                f"{short!r} is no member of this request; it may have "
+                f"{', '.join(EmbeddingRequest.model_fields)}",
                 param=short,
             )
 
