@@ -41,7 +41,9 @@ def test_a_wheel_holds_its_data(wheel):
 def test_a_wheel_installs_its_command(wheel):
     scripts = configparser.ConfigParser()
     scripts.read(wheel.unpacked / wheel.dist_info / "entry_points.txt")
-    module = "__main__" if wheel.folder == "server" else "cli"  # a light one: decoder processes import it
+    module = (
+        "cli" if wheel.folder == "export" else "__main__"
+    )  # a light one, which ends at Ctrl-C in one line
     assert dict(scripts["console_scripts"]) == {COMMANDS[wheel.folder]: f"{wheel.package}.{module}:main"}
 
 

@@ -115,13 +115,30 @@ def wait_until_it_runs(process):
     ],
 )
 def test_signals_end_it_without_a_trace_and_with_a_code(fake, signals, code):
-    process, _ = fake()
+    process, log = fake()
+    upload = (
+        begin_upload(log[-1]) if code == 130 else None
+    )  # else it may have ended in order before the next signal
     for number in signals:
         process.send_signal(number)
         wait_until_it_is_seen(process, number)
     _, log = process.communicate(timeout=30)
+    if upload is not None:
+        upload.close()
     assert process.returncode == code, log
     assert "Traceback" not in log
+
+
+def begin_upload(line):
+    """Open a request that the server waits for, and return its connection."""
+    port = int(re.search(r"http://127\.0\.0\.1:(\d+)", line)[1])
+    connection = socket.create_connection(("127.0.0.1", port), timeout=30)
+    connection.sendall(
+        b"POST /v1/embeddings HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
+        b"Content-Length: 1000\r\nExpect: 100-continue\r\n\r\n"
+    )
+    assert connection.recv(100).startswith(b"HTTP/1.1 100 ")
+    return connection
 
 
 def wait_until_it_is_seen(process, number):

@@ -11,9 +11,9 @@ from mcjepa_server.errors import ImageTooLarge
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM")
 MIN_SIDE = 16  # px
-#: Pixels that each image of a request for embeddings may have uncounted: those of a 4K screen or,
+#: Pixels that each image of a request for embeddings may have uncounted: those of a photo of 16 Mpx or,
 #: as a JPEG is decoded smaller, of any photo.
-UNCOUNTED = 2**23
+UNCOUNTED = 2**24
 
 
 class PixelBudget(NamedTuple):

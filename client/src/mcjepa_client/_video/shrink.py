@@ -32,9 +32,10 @@ def computed_size(
     """
     height, width = shape[:2]
     shorter, longer = sorted((height, width))
-    by_side = max(max_side / longer, _ENLARGED * smallest_side / shorter)
-    scale = max(min(by_side, math.sqrt(max_pixels / (width * height))), smallest_side / shorter)
-    scale = min(1.0, scale)
+    enlarged, by_pixels = _ENLARGED * smallest_side, math.sqrt(max_pixels / (width * height))
+    scale = min(1.0, max(max_side, enlarged) / longer, by_pixels)
+    if shorter * scale < smallest_side:  # computed larger, or stretched: it is sent at no less than that
+        scale = min(1.0, max(min(enlarged / shorter, by_pixels), smallest_side / shorter))
     size = (
         min(height, max(_MIN_SIDE, round(height * scale))),
         min(width, max(_MIN_SIDE, round(width * scale))),
