@@ -55,7 +55,7 @@ def chunked(start: bytes) -> bytes:
 
 
 def status_of(connection: socket.socket) -> int:
-    """Of the reply; 0 if the connection was closed without one."""
+    """Return the status of the reply; 0 if the connection was closed without one."""
     try:
         head = connection.recv(2**16)
     except ConnectionError:
@@ -244,7 +244,7 @@ class Siege:
         return connection
 
     def _is_open(self, connection: socket.socket, kind: str) -> bool:
-        """Whether the server holds it, too. What is not read can still be read after it was dropped."""
+        """Return whether the server holds it, too. What is not read can be read after it was dropped."""
         try:
             if kind == "slow":
                 connection.sendall(b"x")

@@ -227,7 +227,7 @@ class AsyncClient(BaseClient):
         return Reply(response.status_code, response.headers, response.content)
 
     def _is_of_another_loop(self) -> bool:
-        """Whether this is another event loop than the one that used the caller's `http_client` first."""
+        """Return whether another event loop used the caller's `http_client` first."""
         return self._first_loop is not None and self._first_loop != anyio.lowlevel.current_token()
 
 

@@ -76,7 +76,7 @@ SENDING_ERRORS = (
     httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, OSError, UnicodeError, OverflowError,
     RuntimeError,
 )  # fmt: skip
-# Of these, what another attempt cannot change.
+# Another attempt cannot change these.
 _HOPELESS = (
     httpx2.InvalidURL, httpx2.LocalProtocolError, httpx2.UnsupportedProtocol, UnicodeError, OverflowError,
     RuntimeError,

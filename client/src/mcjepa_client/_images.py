@@ -140,7 +140,7 @@ def _from_pillow(image: Image.Image, name: str) -> NDArray[np.uint8]:
 
 
 def _is_file_of_sixteen_bits(image: Image.Image) -> bool:
-    """Whether this is a file of 16 bits a sample as Pillow opens it: some of them with the mode I."""
+    """Return whether this is a file of 16 bits a sample as Pillow opens it: some of them with the mode I."""
     if image.mode != "I":
         return False
     tags: Mapping[int, object] = getattr(image, "tag_v2", {})

@@ -17,7 +17,7 @@ Pixels = NDArray[Any] | Image.Image
 
 
 def are_pixels(frames: Sequence[ImageInput]) -> TypeGuard[Sequence[Pixels]]:
-    """Whether all frames are arrays or PIL images. Files and bytes are sent as they are."""
+    """Return whether all frames are arrays or PIL images. Files and bytes are sent as they are."""
     return all(isinstance(frame, np.ndarray | Image.Image) for frame in frames)
 
 

@@ -189,7 +189,7 @@ class _Reading:
             raise VideoError(f"{self.name}: {error}") from error
 
     def _is_trusted(self, frame: Any) -> bool:
-        """Whether a frame that comes after damage can be used: from before it, or from a key frame on.
+        """Return whether a frame that comes after damage can be used: from before it, or from a key frame on.
 
         Raises VideoError if that is later than `start`.
         """
@@ -292,7 +292,7 @@ class _Reading:
         self.packets = max(self.packets, number) + 1
 
     def _passed_break(self, position: int) -> bool:
-        """Whether the structure of the file is broken somewhere from the last packet to this place."""
+        """Return whether the structure of the file is broken somewhere from the last packet to this place."""
         broken = False
         while self._walked < position and (part := next(self._walk, None)) is not None:
             self._walked = part[0]
