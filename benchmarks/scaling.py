@@ -41,9 +41,9 @@ if __name__ == "__main__":
     from mcjepa_server.cli import serve
     from mcjepa_server.engines.fake import FakeEngine
     class SlowEngine(FakeEngine):
-        async def infer_flow(self, frames, backward, embed=True):
+        async def infer_flow(self, frames, backward, embed=True, quality="fast"):
             await asyncio.sleep(LATENCY)
-            return await super().infer_flow(frames, backward, embed)
+            return await super().infer_flow(frames, backward, embed, quality)
     settings = Settings()
     sys.exit(serve(settings, create_app(settings, SlowEngine())))
 """

@@ -102,6 +102,8 @@ def test_info_models_and_limits(client):
     assert info["limits"]["max_images"] == 2048
     assert [model["id"] for model in client.models()] == [
         "mcjepa_flow",
+        "mcjepa_flow_balanced",
+        "mcjepa_flow_best",
         "mcjepa_flow_bidirectional",
         "mcjepa_embed",
     ]

@@ -1,6 +1,7 @@
 """/v1/flow: what the engine gave is what the caller of the SDK gets, bit for bit."""
 
 import cv2
+import mcjepa_client
 import numpy as np
 import pytest
 from mcjepa_client import flow_io
@@ -106,3 +107,24 @@ def test_async_gives_the_same(run_async, frames, flow_of):
     result = run_async(lambda c: c.flow(img1, img2, direction="both", occlusion=True))
     assert result.flow.tobytes() == flow_of(img1).tobytes()
     assert result.backward.tobytes() == flow_of(img2).tobytes()
+
+
+@pytest.mark.parametrize("quality", ["fast", "balanced", "best"])
+def test_the_quality_asked_for_is_computed(client, run_async, frames, quality):
+    images = frames()
+    assert client.flow(*images, quality=quality).meta["quality"] == quality
+    assert client.analyze(images, quality=quality).meta["quality"] == quality
+
+    async def use(client):
+        return await client.flow(*images, quality=quality)
+
+    assert run_async(use).meta["quality"] == quality
+
+
+def test_without_a_quality_it_is_the_server_s(connect, frames):
+    assert connect(quality="balanced").flow(*frames()).meta["quality"] == "balanced"
+
+
+def test_an_unknown_quality_is_named_before_anything_is_sent(client, frames):
+    with pytest.raises(mcjepa_client.InputError, match="quality"):
+        client.flow(*frames(), quality="ultra")

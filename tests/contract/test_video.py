@@ -149,3 +149,7 @@ def test_a_range_without_frames_is_an_error(client, video):
 def test_an_unreachable_server_is_an_error_after_the_patience(video):
     with Client("http://127.0.0.1:9") as client, pytest.raises(ConnectionFailedError):
         list(client.video(video, patience=0))
+
+
+def test_every_clip_has_the_quality_asked_for(client, video):
+    assert {frame.meta["quality"] for frame in client.video(video, quality="best")} == {"best"}

@@ -25,7 +25,13 @@ from mcjepa_client import Client
 from tritonclient.grpc import model_config_pb2
 
 ROOT = Path(__file__).resolve().parents[2]
-MODELS = ("mcjepa_flow", "mcjepa_flow_bidirectional", "mcjepa_embed")
+MODELS = (
+    "mcjepa_flow",
+    "mcjepa_flow_balanced",
+    "mcjepa_flow_best",
+    "mcjepa_flow_bidirectional",
+    "mcjepa_embed",
+)
 FIRST_FRAME = 36  # of bikes.mp4: a man on a bicycle passes from left to right
 LISTENING = re.compile(rb"Uvicorn running on (http://\S+)")
 

@@ -79,12 +79,22 @@ def test_the_flow_is_right_at_any_size(client, moved_texture, height, width, max
         assert np.linalg.norm(flow[4:-4, 4:-4] - motion, axis=2).mean() < 0.6
 
 
+@pytest.mark.parametrize("quality", ["balanced", "best"])
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (64, 64), (100, 127), (64, 512), (16, 1000)])
+def test_better_qualities_are_right_at_any_size_too(client, moved_texture, height, width, quality):
+    img1, img2 = moved_texture(height, width, 3, 0)
+    found = client.flow(img1, img2, direction="both", quality=quality)
+    for flow, motion in ((found.flow, (3, 0)), (found.backward, (-3, 0))):
+        assert np.linalg.norm(flow[4:-4, 4:-4] - motion, axis=2).mean() < 0.6
+
+
+@pytest.mark.parametrize("quality", ["fast", "balanced", "best"])
 @pytest.mark.parametrize("value", [None, 0, 119, 255])
 @pytest.mark.parametrize("size", [(64, 64), (96, 128), (360, 500)])
-def test_nothing_moves_between_equal_frames(client, frames, value, size):
+def test_nothing_moves_between_equal_frames(client, frames, value, size, quality):
     """A real frame, or one of one colour (docs/decisions/0047)."""
     img = frames.images[0][: size[0], : size[1]] if value is None else np.full((*size, 3), value, np.uint8)
-    result = client.flow(img, img, occlusion=True)
+    result = client.flow(img, img, occlusion=True, quality=quality)
     assert np.linalg.norm(result.flow, axis=2).max() < 0.02
     assert not result.occlusion.any()
 
@@ -104,7 +114,16 @@ def test_a_frame_resembles_the_next_and_not_noise(client, frames):
     assert distances[0, 2] > 5 * distances[0, 1]
 
 
-@pytest.mark.parametrize("model", ["mcjepa_flow", "mcjepa_flow_bidirectional", "mcjepa_embed"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        "mcjepa_flow",
+        "mcjepa_flow_balanced",
+        "mcjepa_flow_best",
+        "mcjepa_flow_bidirectional",
+        "mcjepa_embed",
+    ],
+)
 def test_the_number_of_threads_does_not_change_a_bit(root, frames, model):
     """So a reply is the same however busy the server is (docs/decisions/0062)."""
     clip = np.stack(frames.images)[None, :, :192, :320]
@@ -119,6 +138,19 @@ def test_the_number_of_threads_does_not_change_a_bit(root, frames, model):
     for answer in answers[1:]:
         for found, expected in zip(answer, answers[0], strict=True):
             np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("quality", ["balanced", "best"])
+def test_the_gateway_answers_in_better_qualities_what_the_whole_models_do(root, frames, quality):
+    clip = np.stack(frames.images)[None, :, :192, :320]
+    engine = OnnxRuntimeEngine.load(root / "model_repository", 2, 1)
+    found = asyncio.run(engine.infer_flow(clip, backward=True, quality=quality))
+    asyncio.run(engine.close())
+    session = ort.InferenceSession(root / f"model_repository/mcjepa_flow_{quality}/1/model.onnx")
+    both = zip((clip, clip[:, ::-1]), (found.flow, found.flow_backward[:, ::-1]), strict=True)
+    for frames_of_one, flow in both:
+        (expected,) = session.run(["flow"], {"frames": np.ascontiguousarray(frames_of_one)})
+        np.testing.assert_array_equal(flow, expected)
 
 
 @pytest.mark.parametrize(("threads", "workers"), [(1, 1), (2, 2), (5, 3)])

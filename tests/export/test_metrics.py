@@ -4,11 +4,11 @@ import math
 
 import numpy as np
 import pytest
-from mcjepa.metrics import epe, fl_all, px1
+from mcjepa.metrics import epe, fl_all, px1, px3
 
 
-def loop(flow: np.ndarray, gt: np.ndarray, valid: np.ndarray) -> tuple[float, float, float]:
-    errors, far, beyond1 = [], 0, 0
+def loop(flow: np.ndarray, gt: np.ndarray, valid: np.ndarray) -> tuple[float, float, float, float]:
+    errors, far, beyond1, beyond3 = [], 0, 0, 0
     for y in range(gt.shape[0]):
         for x in range(gt.shape[1]):
             if valid[y, x]:
@@ -16,10 +16,11 @@ def loop(flow: np.ndarray, gt: np.ndarray, valid: np.ndarray) -> tuple[float, fl
                 errors.append(error)
                 far += error > 3 and error / math.hypot(*gt[y, x]) > 0.05
                 beyond1 += error > 1
-    return sum(errors) / len(errors), 100 * far / len(errors), 100 * beyond1 / len(errors)
+                beyond3 += error > 3
+    return sum(errors) / len(errors), *(100 * count / len(errors) for count in (far, beyond1, beyond3))
 
 
-def test_all_three_agree_with_a_loop():
+def test_all_agree_with_a_loop():
     rng = np.random.default_rng(0)
     gt = rng.normal(0, 60, (17, 23, 2)).astype(np.float32)
     flow = gt + rng.normal(0, 3, gt.shape).astype(np.float32)
@@ -27,7 +28,7 @@ def test_all_three_agree_with_a_loop():
     flow[~valid] = np.nan  # must not matter
     want = loop(flow, gt, valid)
     assert 5 < want[1] < want[2] < 99  # the case tells the rules apart
-    assert (epe(flow, gt, valid), fl_all(flow, gt, valid), px1(flow, gt, valid)) == pytest.approx(want)
+    assert [metric(flow, gt, valid) for metric in (epe, fl_all, px1, px3)] == pytest.approx(want)
 
 
 @pytest.mark.parametrize(

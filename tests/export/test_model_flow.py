@@ -10,6 +10,7 @@ import torch
 from mcjepa import ops
 from mcjepa.config import EncoderConfig, FlowConfig
 from mcjepa.model.flow import FlowHead, LevelMatcher, context_dim, input_dim
+from mcjepa.quality import FAST, TRAINED
 from torch import Tensor
 
 WIDTHS = (16,) * 6
@@ -178,7 +179,7 @@ def test_a_second_pass_at_the_last_level_starts_from_the_first(head):
     torch.nn.init.normal_(head.coarse.head.weight, std=0.1)
     with torch.no_grad():
         maps = [head.project(pyramid(shift)) for shift in ((0, 0), (8, -4))]
-        once, twice = head.match(*maps, passes=1), head.match(*maps)
+        once, twice = head.match(*maps, TRAINED), head.match(*maps, FAST)
         trained = head(pyramid((0, 0)), pyramid((8, -4)))
     assert [x.shape for x in twice] == [x.shape for x in once]
     torch.testing.assert_close(twice[:-1], once[:-1], rtol=0, atol=0)

@@ -8,8 +8,9 @@ import pytest
 import torch
 from mcjepa import ops
 from mcjepa.config import EncoderConfig, FlowConfig, RecurrentConfig
-from mcjepa.model.flow import PASSES, FlowHead
+from mcjepa.model.flow import FlowHead
 from mcjepa.model.recurrent import RecurrentHead, lookup
+from mcjepa.quality import FAST
 
 WIDTHS = (16,) * 6
 CONFIG = FlowConfig(
@@ -63,12 +64,12 @@ def test_lookup_at_a_coarser_scale_is_centred_on_the_same_point():
 def test_any_number_of_iterations_gives_a_flow_for_each_and_for_each_pass(head, iterations):
     with torch.no_grad():
         flows = head(pyramid(1, 2), pyramid(2, 2), iterations)
-    assert [tuple(f.shape) for f in flows] == [(2, 2, 8, 12)] * iterations + [(2, 2, 16, 24)] * PASSES
+    assert [tuple(f.shape) for f in flows] == [(2, 2, 8, 12)] * iterations + [(2, 2, 16, 24)] * FAST.passes
 
 
 def test_iterations_are_those_of_the_configuration_by_default(head):
     with torch.no_grad():
-        assert len(head(pyramid(1), pyramid(2))) == CONFIG.recurrent.iterations + PASSES
+        assert len(head(pyramid(1), pyramid(2))) == CONFIG.recurrent.iterations + FAST.passes
 
 
 def test_a_pair_does_not_depend_on_its_neighbours_in_the_batch(head):

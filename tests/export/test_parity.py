@@ -12,8 +12,9 @@ from mcjepa import checkpoint, cli, model_card, parity
 from mcjepa.config import Config, ContentConfig, EncoderConfig, FlowConfig, ModelConfig
 from mcjepa.export import export
 from mcjepa.model import MCJEPA
-from mcjepa.onnx_export import FlowModel, Part, graphs, parts
+from mcjepa.onnx_export import FlowModel, Part, details_name, flow_name, graphs, match_name, parts
 from mcjepa.predictors import OnnxModels, TorchModel
+from mcjepa.quality import QUALITIES
 from onnx import ModelProto, load_model
 
 pytestmark = pytest.mark.timeout(900)  # an export takes minutes
@@ -56,7 +57,7 @@ def repository(saved, frames, tmp_path_factory):
 def test_the_files_do_not_tell_where_they_were_made(repository):
     source = str(Path(parity.__file__).parent).encode()
     files = list(repository.glob("*/1/*.onnx"))
-    assert len(files) == 6
+    assert len(files) == 12
     assert [p for p in files if source in p.read_bytes()] == []
 
 
@@ -69,15 +70,20 @@ def test_exported_models_answer_as_torch_does_at_any_size(saved, repository):
         clip = np.stack([cv2.resize(f, (w, h), interpolation=cv2.INTER_CUBIC) for f in smooth])
         clip = clip.reshape(batch, n, h, w, 3)
         with torch.no_grad():
-            forward, backward, _ = FlowModel(model, True).eval()(torch.from_numpy(clip))
+            forward, backward, _ = FlowModel(model, bidirectional=True).eval()(torch.from_numpy(clip))
         assert forward.shape == (batch, n - 1, 2, h, w)
         both = "mcjepa_flow_bidirectional"
         np.testing.assert_allclose(onnx.run("mcjepa_flow", clip, "flow"), forward, atol=0.01)
         np.testing.assert_allclose(onnx.run(both, clip, "flow"), forward, atol=0.01)
         np.testing.assert_allclose(onnx.run(both, clip, "flow_backward"), backward, atol=0.01)
-        for output in ("flow", "embedding"):
-            found = [onnx.run_parts(one[None], output) for one in clip]
-            np.testing.assert_array_equal(np.concatenate(found), onnx.run("mcjepa_flow", clip, output))
+        for quality in QUALITIES:
+            name = flow_name(quality)
+            with torch.no_grad():
+                flow, _ = FlowModel(model, quality=quality).eval()(torch.from_numpy(clip))
+            np.testing.assert_allclose(onnx.run(name, clip, "flow"), flow, atol=0.01)
+            for output in ("flow", "embedding"):
+                found = [onnx.run_parts(quality, one[None], output) for one in clip]
+                np.testing.assert_array_equal(np.concatenate(found), onnx.run(name, clip, output))
 
 
 @pytest.mark.slow
@@ -167,17 +173,22 @@ def test_too_few_frames_is_an_error_naming_the_count(tmp_path):
 
 
 def test_the_parts_give_and_take_the_same_and_no_tensor_is_both_start_and_end():
-    frame, match, embed = parts(MCJEPA(SMALL))
-    *maps, small = frame.output_names
-    assert list(embed.inputs) == [small]
-    assert list(match.inputs) == [f"{end}_{name}" for end in ("start", "end") for name in maps]
-    assert len({id(tensor) for tensor in match.inputs.values()}) == 8
+    found = {part.name: part for part in parts(MCJEPA(SMALL))}
+    *maps, small = found["frame"].output_names
+    assert list(found["embed"].inputs) == [small]
+    for quality in QUALITIES:
+        match = found[match_name(quality)]
+        names = [*maps, *found[details_name(quality)].output_names] if quality.detail_passes else maps
+        assert list(match.inputs) == [f"{end}_{name}" for end in ("start", "end") for name in names]
+        assert len({id(tensor) for tensor in match.inputs.values()}) == 2 * len(names)
 
 
-def test_three_graphs_with_the_names_of_the_contract():
+def test_the_graphs_with_the_names_of_the_contract():
     found = {g.name: (g.input_name, g.output_names) for g in graphs(MCJEPA(SMALL))}
     assert found == {
         "mcjepa_flow": ("frames", ("flow", "embedding")),
+        "mcjepa_flow_balanced": ("frames", ("flow", "embedding")),
+        "mcjepa_flow_best": ("frames", ("flow", "embedding")),
         "mcjepa_flow_bidirectional": ("frames", ("flow", "flow_backward", "embedding")),
         "mcjepa_embed": ("images", ("embedding", "features")),
     }

@@ -146,11 +146,14 @@ def write_config():
 
 @pytest.fixture
 def repository(tmp_path, write_config):
-    """A model repository that computes what FakeEngine computes, with D = 3."""
+    """A model repository that computes what FakeEngine computes, with D = 3, and twice the flow as `best`."""
     models = {
         "mcjepa_flow/1/model.onnx": flow_graph(backward=False),
         "mcjepa_flow/1/frame.onnx": frame_graph(),
         "mcjepa_flow/1/match.onnx": match_graph(),
+        "mcjepa_flow/1/details_best.onnx": details_graph(),
+        "mcjepa_flow/1/match_best.onnx": match_graph(details=True),
+        "mcjepa_flow_best/1/model.onnx": flow_graph(backward=False, factor=2),
         "mcjepa_flow_bidirectional/1/model.onnx": flow_graph(backward=True),
         "mcjepa_embed/1/model.onnx": embed_graph(),
         "mcjepa_embed/1/embed.onnx": small_graph(),
@@ -164,9 +167,13 @@ def repository(tmp_path, write_config):
     return root
 
 
-def flow_graph(backward):
-    """flow = (red / 16, -green / 16) of frame i; flow_backward the same of frame i+1."""
-    nodes = [node("Cast", ["frames"], "pixels", to=TensorProto.FLOAT)]
+def flow_graph(backward, factor=1):
+    """flow = factor * (red / 16, -green / 16) of frame i; flow_backward the same of frame i+1."""
+    nodes = [
+        node("Cast", ["frames"], "values", to=TensorProto.FLOAT),
+        node("Constant", [], "times", value_float=float(factor)),
+        node("Mul", ["values", "times"], "pixels"),
+    ]
     nodes += colour_flow("flow", "zero", "minus_one")
     if backward:
         nodes += colour_flow("flow_backward", "one", "end")
@@ -206,14 +213,25 @@ def frame_graph():
     return build(nodes, frames, outputs, {"zero": [0], "one": [1], "small_shape": [1, 3, 32, 32]})
 
 
-def match_graph():
-    """flow = (red / 16, -green / 16) of the frame it starts from."""
+def details_graph():
+    """Twice the frame."""
     nodes = [
-        node("Slice", ["start_map_8", "zero", "two", "one"], "channels"),
+        node("Cast", ["frames"], "pixels", to=TensorProto.FLOAT),
+        node("Transpose", ["pixels"], "planes", perm=[0, 3, 1, 2]),
+        node("Add", ["planes", "planes"], "details"),
+    ]
+    frames = value("frames", ["B", "H", "W", 3], TensorProto.UINT8)
+    return build(nodes, frames, [value("details", ["B", 3, "H", "W"])], {})
+
+
+def match_graph(details=False):
+    """flow = (red / 16, -green / 16) of the frame it starts from, or of its details."""
+    nodes = [
+        node("Slice", ["start_details" if details else "start_map_8", "zero", "two", "one"], "channels"),
         node("Reshape", ["factor", "per_channel"], "factors"),
         node("Mul", ["channels", "factors"], "flow"),
     ]
-    maps = [(name, 3) for name in ("map_8", "map_16", "map_32")] + [("grey", 1)]
+    maps = [(name, 3) for name in ("map_8", "map_16", "map_32")] + [("grey", 1)] + [("details", 3)] * details
     inputs = [value(f"{end}_{m}", ["B", c, "H", "W"]) for end in ("start", "end") for m, c in maps]
     outputs = [value("flow", ["B", 2, "H", "W"])]
     return build(nodes, inputs, outputs, {"zero": [0], "one": [1], "two": [2], "per_channel": [1, 2, 1, 1]})

@@ -54,6 +54,7 @@ def test_both_directions_and_occlusion(client, post, frames):
         "computed_height": 48,
         "direction": "both",
         "occlusion": True,
+        "quality": "fast",
     }
 
 

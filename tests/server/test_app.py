@@ -78,10 +78,12 @@ def test_models(client):
     assert body["object"] == "list"
     assert [model["id"] for model in body["data"]] == [
         "mcjepa_flow",
+        "mcjepa_flow_balanced",
+        "mcjepa_flow_best",
         "mcjepa_flow_bidirectional",
         "mcjepa_embed",
     ]
-    assert client.get("/v1/models/mcjepa_embed").json() == body["data"][2]
+    assert client.get("/v1/models/mcjepa_embed").json() == body["data"][-1]
 
 
 def test_metrics_count_replies_failures_and_stages(client, pair):

@@ -7,7 +7,9 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+from mcjepa_server import Settings, create_app
 from mcjepa_server.engines.fake import FAKE_CONTRACT, FakeEngine
+from starlette.testclient import TestClient
 
 
 def expected_flow(image):
@@ -259,9 +261,9 @@ def test_flow_alone_asks_the_engine_for_no_embeddings(serve, encode, picture):
     asked = []
 
     class Noting(FakeEngine):
-        async def infer_flow(self, frames, backward, embed=True):
+        async def infer_flow(self, frames, backward, embed=True, quality="fast"):
             asked.append(embed)
-            return await super().infer_flow(frames, backward, embed)
+            return await super().infer_flow(frames, backward, embed, quality)
 
     client = serve(Noting())
     del asked[:]  # the canary's
@@ -355,3 +357,32 @@ def test_headers_of_a_reply(client, pair):
     for stage in ("decode", "queue", "inference", "encode"):
         assert f"{stage};dur=" in headers["server-timing"]
     assert headers["content-disposition"] == 'inline; filename="flow.flo"'
+
+
+@pytest.mark.parametrize("path", ["/v1/flow", "/v1/analyze"])
+def test_a_request_chooses_its_quality_and_leaves_it_to_the_server(encode, picture, path):
+    frames = [("a.png", encode(picture())), ("b.png", encode(picture()))]
+    names = ("frame1", "frame2") if path == "/v1/flow" else ("frames", "frames")
+    engine = FakeEngine()
+    with TestClient(create_app(Settings(decode_processes=0, quality="balanced"), engine)) as client:
+        info = client.get("/v1/info").json()["model"]
+        assert (info["qualities"], info["default_quality"]) == (["fast", "balanced", "best"], "balanced")
+        del engine.qualities[:]
+        for wanted, given in (("?quality=best", "best"), ("?quality=fast", "fast"), ("", "balanced")):
+            reply = client.post(path + wanted, files=list(zip(names, frames, strict=True)))
+            assert reply.status_code == 200, reply.text
+            assert reply.headers["x-quality"] == given
+            assert engine.qualities.pop() == given
+
+
+def test_a_quality_that_is_not_served_is_refused_with_those_that_are(pair, check_problem):
+    engine = FakeEngine(replace(FAKE_CONTRACT, qualities=("fast",)))
+    with TestClient(create_app(Settings(decode_processes=0), engine)) as client:
+        problem = check_problem(client.post("/v1/flow?quality=best", files=pair), 422, "invalid_input")
+    assert problem["error"]["param"] == "quality"
+    assert "fast" in problem["detail"]
+
+
+def test_an_unknown_quality_is_invalid(client, pair, check_problem):
+    problem = check_problem(client.post("/v1/flow?quality=ultra", files=pair), 422, "invalid_input")
+    assert problem["error"]["param"] == "quality"

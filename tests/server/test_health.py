@@ -71,10 +71,10 @@ def test_a_black_image_with_a_zero_embedding_is_not_sent_as_nan(serve, pair, che
 
 def test_a_defect_is_a_problem_without_a_trace(serve, pair, check_problem, caplog):
     class Broken(FakeEngine):
-        async def infer_flow(self, frames, backward, embed=True):
+        async def infer_flow(self, frames, backward, embed=True, quality="fast"):
             if len(self.calls) > 1:
                 raise RuntimeError("secret detail in /some/path")
-            return await super().infer_flow(frames, backward, embed)
+            return await super().infer_flow(frames, backward, embed, quality)
 
     client = serve(Broken())
     with caplog.at_level(logging.ERROR):

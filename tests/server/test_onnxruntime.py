@@ -14,7 +14,7 @@ import pytest
 from mcjepa_server import Settings, create_app
 from mcjepa_server.engines.fake import FakeEngine
 from mcjepa_server.engines.onnxruntime import OnnxRuntimeEngine
-from mcjepa_server.engines.sessions import Sessions
+from mcjepa_server.engines.sessions import QualitySessions, Sessions
 from mcjepa_server.errors import ContractError, EngineError
 from onnx import TensorProto
 from starlette.testclient import TestClient
@@ -121,7 +121,7 @@ def test_a_graph_that_breaks_the_contract(repository, part, change, message):
 
 
 def test_an_embedding_of_another_size(repository, write_config):
-    for name in ("mcjepa_flow", "mcjepa_flow_bidirectional", "mcjepa_embed"):
+    for name in [folder.name for folder in repository.iterdir()]:
         write_config(repository / name, name, embedding_size="5")
     with pytest.raises(ContractError, match=r"output 'embedding' is .*3\], expected .*5\]"):
         load(repository)
@@ -167,8 +167,11 @@ class Spy:
         self.delay_s = 0.0
         self._now = 0
         self._lock = threading.Lock()
-        changed = {name: self._noting(session) for name, session in vars(engine._sessions).items()}
-        engine._sessions = Sessions(**changed)
+        sessions = engine._sessions
+        fast = vars(sessions.qualities["fast"]).items()
+        fast = QualitySessions(**{name: session and self._noting(session) for name, session in fast})
+        frame, embed = self._noting(sessions.frame), self._noting(sessions.embed)
+        engine._sessions = Sessions(frame, {"fast": fast}, embed)
 
     def _noting(self, session):
         threads = session.get_session_options().intra_op_num_threads
@@ -191,6 +194,23 @@ class Spy:
         names = ("run", "run_with_ort_values", "run_with_iobinding")
         runs = {name: partial(noting, getattr(session, name)) for name in names}
         return SimpleNamespace(io_binding=session.io_binding, **runs)
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_a_better_quality_matches_the_details_of_the_frames_too(engine, backward, clip):
+    assert engine.contract.qualities == ("fast", "best")
+    fast, best = (asyncio.run(engine.infer_flow(clip, backward, quality=q)) for q in ("fast", "best"))
+    np.testing.assert_array_equal(best.flow, 2 * fast.flow)
+    np.testing.assert_array_equal(best.embedding, fast.embedding)
+    if backward:
+        np.testing.assert_array_equal(best.flow_backward, 2 * fast.flow_backward)
+
+
+@pytest.mark.parametrize("part", ["details_best.onnx", "match_best.onnx"])
+def test_a_quality_without_its_parts_is_named_at_the_start(repository, part):
+    (repository / "mcjepa_flow" / "1" / part).unlink()
+    with pytest.raises(ContractError, match=part):
+        load(repository)
 
 
 @pytest.fixture
@@ -300,7 +320,8 @@ def test_a_call_that_fails_or_is_cancelled_leaves_its_lanes(repository, clip):
 @pytest.mark.parametrize(("threads", "workers"), [(1, 1), (1, 2)])
 def test_nothing_is_loaded_twice_for_one_thread(repository, threads, workers):
     engine = load(repository, threads, workers)
-    assert engine._sessions.match is engine._sessions.match_alone
+    for sessions in engine._sessions.qualities.values():
+        assert sessions.match is sessions.match_alone
     asyncio.run(engine.close())
 
 

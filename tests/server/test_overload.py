@@ -251,11 +251,11 @@ def test_the_engine_never_sees_a_request_whose_deadline_passed_in_the_queue(pair
 
 def test_those_who_wait_for_a_broken_engine_are_sent_away(pair):
     class FailsLater(FakeEngine):
-        async def infer_flow(self, frames, backward, embed=True):
+        async def infer_flow(self, frames, backward, embed=True, quality="fast"):
             if self.fault == "fail":
                 self.calls.append(frames.shape)
                 await self.release.wait()
-            return await super().infer_flow(frames, backward, embed)
+            return await super().infer_flow(frames, backward, embed, quality)
 
     async def scenario():
         engine = FailsLater()
@@ -318,12 +318,12 @@ def test_engine_calls_never_exceed_max_concurrency(pair):
     class Counting(FakeEngine):
         inside = most = 0
 
-        async def infer_flow(self, frames, backward, embed=True):
+        async def infer_flow(self, frames, backward, embed=True, quality="fast"):
             self.inside += 1
             self.most = max(self.most, self.inside)
             await asyncio.sleep(0.05)  # longer than decoding takes
             self.inside -= 1
-            return await super().infer_flow(frames, backward, embed)
+            return await super().infer_flow(frames, backward, embed, quality)
 
     async def scenario():
         engine = Counting()
@@ -633,11 +633,11 @@ def test_a_long_analysis_counts_with_one_turn(pair):
     class Slow(FakeEngine):
         go_on = None
 
-        async def infer_flow(self, frames, backward, embed=True):
+        async def infer_flow(self, frames, backward, embed=True, quality="fast"):
             if self.go_on is not None:
                 self.calls.append(frames.shape)
                 await self.go_on.acquire()
-            return await super().infer_flow(frames, backward, embed)
+            return await super().infer_flow(frames, backward, embed, quality)
 
     async def scenario():
         engine = Slow()

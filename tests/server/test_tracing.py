@@ -16,9 +16,9 @@ class Listening(FakeEngine):
 
     seen = None
 
-    async def infer_flow(self, frames, backward, embed=True):
+    async def infer_flow(self, frames, backward, embed=True, quality="fast"):
         self.seen = tracing.outgoing()
-        return await super().infer_flow(frames, backward, embed)
+        return await super().infer_flow(frames, backward, embed, quality)
 
 
 def test_without_opentelemetry_the_callers_context_goes_on(serve, pair):

@@ -62,7 +62,7 @@ class Triton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.cancelled = asyncio.Event()
 
     async def ModelReady(self, request, context):
-        return service_pb2.ModelReadyResponse(ready=self.ready)
+        return service_pb2.ModelReadyResponse(ready=self.ready and request.name in self.configs)
 
     async def ModelConfig(self, request, context):
         return service_pb2.ModelConfigResponse(config=self.configs[request.name])
@@ -115,7 +115,7 @@ def test_takes_the_contract_and_the_answers():
     async def run():
         triton = Triton()
         async with connected(triton) as engine:
-            assert engine.contract == replace(FAKE_CONTRACT, smallest_side=128)
+            assert engine.contract == replace(FAKE_CONTRACT, smallest_side=128, qualities=("fast",))
             both = await engine.infer_flow(FRAMES, backward=True)
             one = await engine.infer_flow(FRAMES, backward=False)
             bare = await engine.infer_flow(FRAMES, backward=False, embed=False)
@@ -394,3 +394,36 @@ def test_metrics_show_the_buckets_and_what_padding_costs(serve, pair):
     assert 'mcjepa_flow_shapes_total{bucket="128x64"} 2.0' in text
     overhead = 128 * 64 / (80 * 48) - 1
     assert f"mcjepa_padding_overhead_sum {2 * overhead}" in text
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_a_better_quality_is_a_model_of_its_own(backward):
+    triton = Triton()
+    triton.configs["mcjepa_flow_best"] = model_config("mcjepa_flow_best")
+
+    async def scenario():
+        async with connected(triton) as engine:
+            assert engine.contract.qualities == ("fast", "best")
+            return await engine.infer_flow(FRAMES, backward, quality="best")
+
+    output = asyncio.run(scenario())
+    (request,) = triton.requests
+    assert request.model_name == "mcjepa_flow_best"
+    b, n, h, w, _ = FRAMES.shape
+    # there is no model of both directions: the clip goes along in reverse
+    assert list(request.inputs[0].shape) == [b * (1 + backward), n, h, w, 3]
+    assert output.flow.shape == (b, n - 1, 2, h, w)
+    assert (output.flow_backward is not None) == backward
+
+
+def test_a_triton_that_lacks_a_quality_of_the_first_is_left_out():
+    first, second = Triton(), Triton()
+    first.configs["mcjepa_flow_best"] = model_config("mcjepa_flow_best")
+
+    async def scenario():
+        async with connected(first, second) as engine:
+            return [endpoint.reason for endpoint in engine._endpoints]
+
+    reasons = asyncio.run(scenario())
+    assert reasons[0] is None
+    assert "best" in reasons[1]

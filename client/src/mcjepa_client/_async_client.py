@@ -17,8 +17,8 @@ from mcjepa_client._errors import ConnectionFailedError, InputError, McjepaError
 from mcjepa_client._images import ImageInput
 from mcjepa_client._patience import Patience
 from mcjepa_client._pools import PerLoop, PerProcess, refuse_other_process
-from mcjepa_client._requests import OnError
-from mcjepa_client._results import AnalyzeResult, Direction, EmbedResult, FlowResult
+from mcjepa_client._requests import FlowRequest, OnError
+from mcjepa_client._results import AnalyzeResult, Direction, EmbedResult, FlowResult, Quality
 from mcjepa_client._steps import Operation, Reply, Send, Step, Wait
 from mcjepa_client._video.clips import DEFAULT_CLIP_FRAMES, Clip
 from mcjepa_client._video.job import (
@@ -92,9 +92,10 @@ class AsyncClient(BaseClient):
         direction: Direction = "forward",
         occlusion: bool = False,
         max_side: int | None = None,
+        quality: Quality | None = None,
     ) -> FlowResult:
         """As `Client.flow`."""
-        return await self._run(self._flow(img1, img2, direction, occlusion, max_side))
+        return await self._run(self._flow(img1, img2, FlowRequest(direction, occlusion, max_side, quality)))
 
     async def embed(
         self,
@@ -113,9 +114,10 @@ class AsyncClient(BaseClient):
         direction: Direction = "forward",
         occlusion: bool = False,
         max_side: int | None = None,
+        quality: Quality | None = None,
     ) -> AnalyzeResult:
         """As `Client.analyze`."""
-        return await self._run(self._analyze(frames, direction, occlusion, max_side))
+        return await self._run(self._analyze(frames, FlowRequest(direction, occlusion, max_side, quality)))
 
     def video(
         self,
@@ -127,13 +129,14 @@ class AsyncClient(BaseClient):
         direction: Direction = "forward",
         occlusion: bool = False,
         max_side: int | None = None,
+        quality: Quality | None = None,
         fps: float = DEFAULT_FPS,
         clip_frames: int = DEFAULT_CLIP_FRAMES,
         in_flight: int = DEFAULT_IN_FLIGHT,
         patience: float = DEFAULT_PATIENCE,
     ) -> AsyncIterator[FrameResult]:
         """As `Client.video`, for `async for`, under asyncio."""
-        options = VideoOptions(direction, occlusion, max_side, clip_frames)
+        options = VideoOptions(direction, occlusion, max_side, clip_frames, quality)
         with os_errors_as_file_errors():
             job = plan_job(source, stride, start, stop, fps, options)
         return self._frame_results(job, Effort(in_flight, patience))

@@ -39,7 +39,7 @@ from mcjepa_client._replies import (
     read_flow,
     read_limits,
 )
-from mcjepa_client._results import AnalyzeResult, Direction, EmbedResult, FlowResult
+from mcjepa_client._results import AnalyzeResult, EmbedResult, FlowResult
 from mcjepa_client._retry import RETRIED_STATUSES, delay_before_retry, parse_retry_after
 from mcjepa_client._servers import Servers
 from mcjepa_client._shrunk import are_pixels, enlarge_analysis, enlarge_pair, shrink_pixels
@@ -201,27 +201,27 @@ class BaseClient:
         self,
         img1: ImageInput,
         img2: ImageInput,
-        direction: Direction,
-        occlusion: bool,
-        max_side: int | None,
+        wanted: requests.FlowRequest,
     ) -> Operation[FlowResult]:
         def make(frames: Sequence[ImageInput]) -> Send:
             first, second = frames
-            return requests.flow(first, second, direction, occlusion, max_side)
+            return requests.flow(first, second, wanted)
 
-        reply, shape = yield from self._ask_for_frames([img1, img2], make, max_side)
-        result = yield from work(partial(read_flow, reply, direction, occlusion))
+        reply, shape = yield from self._ask_for_frames([img1, img2], make, wanted.max_side)
+        result = yield from work(partial(read_flow, reply, wanted.direction, wanted.occlusion))
         return result if shape is None else (yield from work(partial(enlarge_pair, result, shape)))
 
     def _analyze(
-        self, frames: Iterable[ImageInput], direction: Direction, occlusion: bool, max_side: int | None
+        self, frames: Iterable[ImageInput], wanted: requests.FlowRequest
     ) -> Operation[AnalyzeResult]:
         def make(frames: Sequence[ImageInput]) -> Send:
-            return requests.analyze(frames, direction, occlusion, max_side)
+            return requests.analyze(frames, wanted)
 
         images = requests.as_list(frames, "frames")
-        reply, shape = yield from self._ask_for_frames(images, make, max_side)
-        result = yield from work(partial(read_analysis, reply, len(images), direction, occlusion))
+        reply, shape = yield from self._ask_for_frames(images, make, wanted.max_side)
+        result = yield from work(
+            partial(read_analysis, reply, len(images), wanted.direction, wanted.occlusion)
+        )
         return result if shape is None else (yield from work(partial(enlarge_analysis, result, shape)))
 
     def _ask_for_frames(
@@ -265,9 +265,7 @@ class BaseClient:
         """The analysis of a clip; in parts that overlap by one frame when its files are too large for one."""
         size = limits.computed_size(frames[0].shape, options.max_side)
         frames = yield from work(partial(shrink, frames, size))
-        request = yield from work(
-            partial(requests.analyze, frames, options.direction, options.occlusion, options.max_side)
-        )
+        request = yield from work(partial(requests.analyze, frames, options.request()))
         if requests.body_bytes(request) > limits.body_bytes and len(frames) > 2:
             middle = len(frames) // 2
             halves = frames[: middle + 1], frames[middle:]

@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 from mcjepa_client._client import Client
 from mcjepa_client._errors import McjepaError
+from mcjepa_client._results import Quality
 from mcjepa_client._streams import complain, say
 from mcjepa_client._video.batch import Entry, find_entries, run_batch, table
 from mcjepa_client._video.clips import DEFAULT_CLIP_FRAMES
@@ -74,6 +75,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     option("--start", type=float, metavar="S", help="skip what is before this second")
     option("--stop", type=float, metavar="S", help="stop before this second")
     option("--max-side", type=int, metavar="PX", help="compute at most at this longer side")
+    option("--quality", choices=get_args(Quality), help="how much is computed (default: the server's)")
     option("--direction", choices=("forward", "both"), default="forward", help="both: keep the way back too")
     option("--occlusion", action="store_true", help="keep masks of hidden pixels too")
     option(
@@ -110,7 +112,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """Arguments of `Client.process` that both commands have."""
-    names = ["stride", "start", "stop", "max_side", "direction", "occlusion", "fps", "clip_frames"]
+    names = ["stride", "start", "stop", "max_side", "quality", "direction", "occlusion", "fps", "clip_frames"]
     return {
         "flow": arguments.flow_format,
         "overlay": None if arguments.overlay == _NO_OVERLAY else arguments.overlay,

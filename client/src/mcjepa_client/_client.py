@@ -16,8 +16,8 @@ from mcjepa_client._files import PathLike
 from mcjepa_client._images import ImageInput
 from mcjepa_client._patience import Patience
 from mcjepa_client._pools import PerProcess, refuse_other_process
-from mcjepa_client._requests import OnError
-from mcjepa_client._results import AnalyzeResult, Direction, EmbedResult, FlowResult
+from mcjepa_client._requests import FlowRequest, OnError
+from mcjepa_client._results import AnalyzeResult, Direction, EmbedResult, FlowResult, Quality
 from mcjepa_client._steps import Operation, Reply, Send, Step, Wait
 from mcjepa_client._video.clips import DEFAULT_CLIP_FRAMES, Clip, ClipLimits
 from mcjepa_client._video.job import (
@@ -115,6 +115,7 @@ class Client(BaseClient):
         direction: Direction = "forward",
         occlusion: bool = False,
         max_side: int | None = None,
+        quality: Quality | None = None,
     ) -> FlowResult:
         """Optical flow between two frames of the same size.
 
@@ -124,11 +125,13 @@ class Client(BaseClient):
             occlusion: also return which pixels have no counterpart in the other frame.
             max_side: compute at most at this length (px) of the longer side; the flow still comes back in the
                 size and the pixels of the frames. None leaves it to the server.
+            quality: how much is computed: "fast", "balanced" or "best", as far as the server has them
+                (`info()["model"]["qualities"]`). None leaves it to the server.
 
         Arrays and PIL images that are too large for a request are sent as large as they are computed. Files
         and bytes are always sent as they are.
         """
-        return self._run(self._flow(img1, img2, direction, occlusion, max_side))
+        return self._run(self._flow(img1, img2, FlowRequest(direction, occlusion, max_side, quality)))
 
     def embed(
         self,
@@ -157,15 +160,16 @@ class Client(BaseClient):
         direction: Direction = "forward",
         occlusion: bool = False,
         max_side: int | None = None,
+        quality: Quality | None = None,
     ) -> AnalyzeResult:
         """Flow between neighbouring frames and the embedding of each, out of one encoder pass per frame.
 
         Args:
             frames: two or more frames of the same size, in order; `info()["limits"]["max_frames"]` at most.
             direction: "forward" or "both".
-            occlusion, max_side: as for `flow`.
+            occlusion, max_side, quality: as for `flow`.
         """
-        return self._run(self._analyze(frames, direction, occlusion, max_side))
+        return self._run(self._analyze(frames, FlowRequest(direction, occlusion, max_side, quality)))
 
     def video(
         self,
@@ -177,6 +181,7 @@ class Client(BaseClient):
         direction: Direction = "forward",
         occlusion: bool = False,
         max_side: int | None = None,
+        quality: Quality | None = None,
         fps: float = DEFAULT_FPS,
         clip_frames: int = DEFAULT_CLIP_FRAMES,
         in_flight: int = DEFAULT_IN_FLIGHT,
@@ -197,7 +202,7 @@ class Client(BaseClient):
             stride: take every stride-th frame; flow then runs to the next frame taken.
             start, stop: take frames with start <= timestamp < stop, in seconds.
             direction: "forward" or "both".
-            occlusion, max_side: as for `flow`.
+            occlusion, max_side, quality: as for `flow`.
             fps: frames per second of image files, which carry no times.
             clip_frames: frames per request; fewer are sent where the server takes fewer or frames are large.
             in_flight: requests under way per server.
@@ -208,7 +213,7 @@ class Client(BaseClient):
             MissingExtraError: the source is a video and PyAV is not installed.
             VideoError: no video, or a damaged one.
         """
-        options = VideoOptions(direction, occlusion, max_side, clip_frames)
+        options = VideoOptions(direction, occlusion, max_side, clip_frames, quality)
         with os_errors_as_file_errors():
             job = plan_job(source, stride, start, stop, fps, options)
         return self._frame_results(job, Effort(in_flight, patience))
@@ -226,6 +231,7 @@ class Client(BaseClient):
         direction: Direction = "forward",
         occlusion: bool = False,
         max_side: int | None = None,
+        quality: Quality | None = None,
         fps: float = DEFAULT_FPS,
         clip_frames: int = DEFAULT_CLIP_FRAMES,
         in_flight: int = DEFAULT_IN_FLIGHT,
@@ -240,8 +246,8 @@ class Client(BaseClient):
         run that was never killed. Until it is done, the work is in OUT.partial. Needs the extra [video].
 
         Args:
-            source, stride, start, stop, direction, occlusion, max_side, fps, clip_frames, in_flight,
-                patience: as for `video`; the source must be files, since they are read twice.
+            source, stride, start, stop, direction, occlusion, max_side, quality, fps, clip_frames,
+                in_flight, patience: as for `video`; the source must be files, since they are read twice.
             out: the folder to make. It must not exist, be empty, or hold these results already.
             flow: "zarr" for one store, or "flo", "kitti" or "npy" for a file for each frame in `flow/`.
             overlay: a video of the flow over the frames ("overlay") or beside them ("side-by-side"), or None.
@@ -252,7 +258,7 @@ class Client(BaseClient):
             VideoError: the video is damaged; `out` has what could be read before.
             InputError: wrong arguments, `out` holds other results, or another process is at it.
         """
-        options = VideoOptions(direction, occlusion, max_side, clip_frames)
+        options = VideoOptions(direction, occlusion, max_side, clip_frames, quality)
         with os_errors_as_file_errors():
             job = plan_job(source, stride, start, stop, fps, options)
             asker = _Asker(self, Effort(in_flight, patience))

@@ -9,7 +9,7 @@ import numpy as np
 
 from mcjepa_client._errors import InputError, McjepaError
 from mcjepa_client._images import ImageInput, check_same_size, encode_image, is_one_image, path_of
-from mcjepa_client._results import Direction
+from mcjepa_client._results import Direction, Quality
 from mcjepa_client._steps import Send, SentImage
 
 OnError = Literal["raise", "skip"]
@@ -29,10 +29,17 @@ class EmbedLimits(NamedTuple):
     body_bytes: int
 
 
-def flow(
-    img1: ImageInput, img2: ImageInput, direction: Direction, occlusion: bool, max_side: int | None
-) -> Send:
-    params = flow_params(direction, occlusion, max_side)
+class FlowRequest(NamedTuple):
+    """What is asked of the flow of some frames: see `Client.flow`."""
+
+    direction: Direction
+    occlusion: bool
+    max_side: int | None
+    quality: Quality | None
+
+
+def flow(img1: ImageInput, img2: ImageInput, wanted: FlowRequest) -> Send:
+    params = flow_params(wanted)
     check_same_size([img1, img2], "img1 and img2")
     files, images = [], {}
     for part, name, image in (("frame1", "img1", img1), ("frame2", "img2", img2)):
@@ -41,14 +48,12 @@ def flow(
     return Send("POST", "/v1/flow", params=params, files=files, images=images)
 
 
-def analyze(
-    frames: Sequence[ImageInput], direction: Direction, occlusion: bool, max_side: int | None
-) -> Send:
-    if direction == "backward":
+def analyze(frames: Sequence[ImageInput], wanted: FlowRequest) -> Send:
+    if wanted.direction == "backward":
         raise InputError("direction: an analysis is 'forward' or 'both', not 'backward'")
     if len(frames) < 2:
         raise InputError(f"frames: expected 2 or more, got {len(frames)}")
-    params = flow_params(direction, occlusion, max_side)
+    params = flow_params(wanted)
     check_same_size(frames, "frames")
     files, images = [], {}
     for index, frame in enumerate(frames):
@@ -63,16 +68,27 @@ def body_bytes(request: Send) -> int:
     return _BODY_OVERHEAD + sum(len(data) + _PART_OVERHEAD for _, (_, data) in request.files or [])
 
 
-def flow_params(direction: Direction, occlusion: bool, max_side: int | None) -> dict[str, str]:
+def flow_params(wanted: FlowRequest) -> dict[str, str]:
     """Query of a call that computes flow. npz is asked for: float32, several arrays, nothing lost."""
-    if direction not in get_args(Direction):
-        raise InputError(f"direction: expected one of {', '.join(get_args(Direction))}, got {direction!r}")
-    params = {"format": "npz", "direction": direction}
-    if occlusion:
+    if wanted.direction not in get_args(Direction):
+        raise InputError(
+            f"direction: expected one of {', '.join(get_args(Direction))}, got {wanted.direction!r}"
+        )
+    params = {"format": "npz", "direction": wanted.direction}
+    if wanted.occlusion:
         params["occlusion"] = "true"
-    if max_side is not None:
-        params["max_side"] = str(_positive(max_side, "max_side"))
+    if wanted.max_side is not None:
+        params["max_side"] = str(_positive(wanted.max_side, "max_side"))
+    if wanted.quality is not None:
+        params["quality"] = check_quality(wanted.quality)
     return params
+
+
+def check_quality(quality: Quality) -> Quality:
+    """Return it. Raises InputError for another than those there are."""
+    if quality not in get_args(Quality):
+        raise InputError(f"quality: expected one of {', '.join(get_args(Quality))}, got {quality!r}")
+    return quality
 
 
 def encode_nth(image: ImageInput, index: int, name: str) -> bytes:

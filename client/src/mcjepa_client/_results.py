@@ -19,6 +19,7 @@ from mcjepa_client.flow_io import Flow, Mask, encode_flo, encode_kitti, encode_p
 from mcjepa_client.flow_viz import RGB, flow_picture, flow_to_color
 
 Direction = Literal["forward", "backward", "both"]
+Quality = Literal["fast", "balanced", "best"]
 FlowFormat = Literal["flo", "png", "npy", "npz", "kitti"]
 EmbedFormat = Literal["npy", "npz", "json"]
 Embeddings = NDArray[np.float32]

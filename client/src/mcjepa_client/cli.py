@@ -19,7 +19,7 @@ from mcjepa_client._cli_video import BatchError, add_commands
 from mcjepa_client._client import Client
 from mcjepa_client._errors import ConnectionFailedError, InputError, McjepaError, ServiceUnavailableError
 from mcjepa_client._requests import OnError
-from mcjepa_client._results import Direction, FlowFormat, choose_embed_format, choose_flow_format
+from mcjepa_client._results import Direction, FlowFormat, Quality, choose_embed_format, choose_flow_format
 from mcjepa_client._streams import complain, open_standard_streams, say
 from mcjepa_client._version import __version__
 from mcjepa_client.flow_viz import check_max_flow, largest_motion
@@ -94,6 +94,7 @@ def _flow(arguments: argparse.Namespace) -> None:
             direction=arguments.direction,
             occlusion=arguments.occlusion,
             max_side=arguments.max_side,
+            quality=arguments.quality,
         )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -215,6 +216,9 @@ def _add_flow(commands: Commands, common: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--occlusion", action="store_true", help="also compute the occlusion mask, for .npz")
     parser.add_argument("--max-side", type=int, metavar="PX", help="compute at most at this longer side")
+    parser.add_argument(
+        "--quality", choices=get_args(Quality), help="how much is computed (default: the server's)"
+    )
     parser.add_argument(
         "--max-flow", type=float, metavar="PX", help="for .png: length of full colour (default: the longest)"
     )

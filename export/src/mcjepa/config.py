@@ -17,6 +17,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+from mcjepa.quality import QUALITIES
+
 T = TypeVar("T")
 
 # What `validate` asks of numbers: finite and above 0, or where named here at least 0 (as are all of `loss`,
@@ -255,6 +257,7 @@ class TrainConfig:
     seed: int = 0
     checkpoint_minutes: float = 5.0
     log_every: int = 20
+    qualities: tuple[str, ...] = ()  # whose passes the flow losses see, step by step in turn; none: one pass
     frozen: tuple[str, ...] = ()  # parts of the model that stay as they are: "encoder", "flow_head", ...
     stages: tuple[StageConfig, ...] = (StageConfig(),)
 
@@ -299,6 +302,9 @@ def validate(config: Config) -> None:
         raise ConfigError(f"train.balance must be one of {', '.join(BALANCES)}, got {config.train.balance!r}")
     if config.data.on_device and config.data.rendered:
         raise ConfigError(f"data.rendered must be 0 with data.on_device, got {config.data.rendered}")
+    if unknown := sorted({*config.train.qualities} - {quality.name for quality in QUALITIES}):
+        names = ", ".join(quality.name for quality in QUALITIES)
+        raise ConfigError(f"train.qualities must be of {names}, got {', '.join(unknown)}")
     for i, stage in enumerate(config.train.stages):
         _check_batches(f"train.stages[{i}]", stage, config.loss)
         if config.data.on_device and config.loss.flow > 0 and stage.video_batch:

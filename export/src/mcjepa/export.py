@@ -17,9 +17,10 @@ from mcjepa.config import Config
 from mcjepa.files import write_atomic
 from mcjepa.model import MCJEPA
 from mcjepa.model.folding import folded
-from mcjepa.onnx_export import export_part, graphs, parts
+from mcjepa.onnx_export import details_name, export_part, flow_name, graphs, match_name, parts
 from mcjepa.onnx_whole import whole_embed, whole_flow
 from mcjepa.parity import ParityError, check_parity, parity_rows
+from mcjepa.quality import QUALITIES
 from mcjepa.triton_config import model_config, parameters, write_config
 
 
@@ -59,15 +60,18 @@ def export(
 
 def _write_graphs(model: MCJEPA, repository: Path) -> None:
     """torch exports the parts, of which the whole models are made."""
-    frame, match, embed = map(export_part, parts(model))
-    files = {
-        "mcjepa_flow/1/frame.onnx": frame,
-        "mcjepa_flow/1/match.onnx": match,
-        "mcjepa_flow/1/model.onnx": whole_flow(frame, match, embed, bidirectional=False),
+    found = {part.name: export_part(part) for part in parts(model)}
+    frame, embed, match = found["frame"], found["embed"], found["match"]
+    files = {f"mcjepa_flow/1/{name}.onnx": part for name, part in found.items() if name != "embed"}
+    files |= {
         "mcjepa_flow_bidirectional/1/model.onnx": whole_flow(frame, match, embed, bidirectional=True),
         "mcjepa_embed/1/embed.onnx": embed,
         "mcjepa_embed/1/model.onnx": whole_embed(embed),
     }
+    for quality in QUALITIES:
+        details = found[details_name(quality)] if quality.detail_passes else None
+        whole = whole_flow(frame, found[match_name(quality)], embed, details)
+        files[f"{flow_name(quality)}/1/model.onnx"] = whole
     for name, graph in files.items():
         (repository / name).parent.mkdir(parents=True, exist_ok=True)
         write_atomic(repository / name, graph.SerializeToString())

@@ -23,6 +23,11 @@ def px1(flow: np.ndarray, gt: np.ndarray, valid: np.ndarray) -> float:
     return _outliers(_errors(flow, gt, valid) <= 1.0)
 
 
+def px3(flow: np.ndarray, gt: np.ndarray, valid: np.ndarray) -> float:
+    """Pixels off by more than 3 px, per cent."""
+    return _outliers(_errors(flow, gt, valid) <= 3.0)
+
+
 def _errors(flow: np.ndarray, gt: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """End-point errors (n,) of the valid pixels, px. Raises ValueError for wrong shapes or none valid."""
     if flow.shape != gt.shape or flow.shape != (*valid.shape, 2):

@@ -18,7 +18,9 @@ from mcjepa.evaluation.linear import linear_table
 from mcjepa.evaluation.propagate import propagation_table
 from mcjepa.evaluation.segment import segmentation_table
 from mcjepa.files import write_json, write_text
+from mcjepa.onnx_export import flow_name
 from mcjepa.parity import Parity, parity_table
+from mcjepa.quality import QUALITIES
 from mcjepa.triton_config import Parameters, read_parameters
 
 RESULTS = "results.json"  # beside the card: what was measured on these weights
@@ -114,15 +116,16 @@ TITLES = {
     "parity": "Parity of torch and ONNX Runtime on real frames",
 }
 FLOW_MODEL, EMBED_MODEL = ("mcjepa_flow",), ("mcjepa_embed",)
+FLOW_MODELS = tuple(map(flow_name, QUALITIES))
 MEASURED = {  # the models that a result is of
-    "flow": FLOW_MODEL,
+    "flow": FLOW_MODELS,
     "limits": FLOW_MODEL,
     "knn": EMBED_MODEL,
     "linear": EMBED_MODEL,
     "segment": EMBED_MODEL,
     "propagate": FLOW_MODEL + EMBED_MODEL,
     "agreement": FLOW_MODEL + EMBED_MODEL,
-    "parity": (*FLOW_MODEL, "mcjepa_flow_bidirectional", *EMBED_MODEL),
+    "parity": (*FLOW_MODELS, "mcjepa_flow_bidirectional", *EMBED_MODEL),
 }
 TABLES: dict[str, Callable[[Any], str]] = {
     "flow": flow_table,

@@ -1,19 +1,22 @@
-"""Export to ONNX: the three models of the tensor contract, from one checkpoint.
+"""Export to ONNX: the models of the tensor contract, from one checkpoint.
 
 mcjepa_flow                frames uint8 (B, N, H, W, 3) -> flow (B, N-1, 2, H, W) px, embedding (B, N, D)
 mcjepa_flow_bidirectional  the same, and flow_backward (B, N-1, 2, H, W), frame i+1 -> i
+mcjepa_flow_QUALITY        as mcjepa_flow, of each quality above `fast`
 mcjepa_embed               images uint8 (B, S, S, 3) -> embedding (B, D), features (B, C, S/8, S/8)
 
 Normalisation is inside the graph; each frame of a clip is encoded once for all its flows. The embedding of a
 frame is that of the frame scaled to S x S, so that it can be compared with those of `mcjepa_embed`. H and W
 are multiples of 64.
 
-All three are there in parts, too, for who wants to encode a frame now and match it later, or twice:
+All are there in parts, too, for who wants to encode a frame now and match it later, or twice:
 
-frame.onnx  frames uint8 (B, H, W, 3) -> map_8, map_16, map_32, grey, small (B, 3, S, S)
-match.onnx  the first four of the frame where the flow starts (start_) and of that where it ends (end_)
-            -> flow (B, 2, H, W)
-embed.onnx  small -> embedding (B, D), features
+frame.onnx          frames uint8 (B, H, W, 3) -> map_8, map_16, map_32, grey, small (B, 3, S, S)
+match.onnx          the first four of the frame where the flow starts (start_) and of that where it ends
+                    (end_) -> flow (B, 2, H, W)
+details_QUALITY.onnx  frames uint8 (B, H, W, 3) -> details, what a quality above `fast` matches besides
+match_QUALITY.onnx  as match.onnx, with the details of both
+embed.onnx          small -> embedding (B, D), features
 """
 
 from __future__ import annotations
@@ -29,12 +32,14 @@ from torch.export import Dim
 from mcjepa import ops
 from mcjepa.model import MCJEPA
 from mcjepa.model.joint import STRIDE
+from mcjepa.quality import FAST, QUALITIES, Quality
 
 OPSET = 18  # newer ones change GridSample, which several runtimes then compute wrongly or on the CPU
-STRIDES = {"map_8": 8, "map_16": 16, "map_32": 32, "grey": 2}  # of what is matched of a frame
-MAPS = tuple(STRIDES)
+MAPS = ("map_8", "map_16", "map_32", "grey")  # what is matched of a frame; the number is the stride
+DETAILS = "details"  # what the better qualities match besides
 FEATURE_LEVEL = 2  # index of stride 8 in the pyramid
 MAX_BATCH, MAX_CELLS = 64, 128  # bounds of the dynamic sizes; cells of 64 px
+EXAMPLE_CELLS = (2, 3)  # down and across, of the examples
 
 
 class FrameModel(nn.Module):
@@ -52,16 +57,31 @@ class FrameModel(nn.Module):
         return *maps, self.model.refinement.grey(images), small
 
 
-class MatchModel(nn.Module):
-    """What `FrameModel` gives of two frames, less `small` -> flow (B, 2, H, W) px."""
+class DetailsModel(nn.Module):
+    """What the better qualities need of a frame besides."""
 
-    def __init__(self, model: MCJEPA) -> None:
+    def __init__(self, model: MCJEPA, scale: float) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.scale = model, scale
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """(B, H, W, 3) uint8 -> projected map of stride 8 of the enlarged frames."""
+        return self.model.details(frames.permute(0, 3, 1, 2), self.scale)
+
+
+class MatchModel(nn.Module):
+    """What is matched of two frames, named by `matched_maps` -> flow (B, 2, H, W) px."""
+
+    def __init__(self, model: MCJEPA, quality: Quality) -> None:
+        super().__init__()
+        self.model, self.quality = model, quality
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        (*maps1, grey1), (*maps2, grey2) = inputs[: len(MAPS)], inputs[len(MAPS) :]
-        return self.model.refinement(grey1, grey2, self.model.flow_head.match(maps1, maps2)[-1])
+        names, half = matched_maps(self.quality), len(inputs) // 2
+        one, two = (dict(zip(names, of_frame, strict=True)) for of_frame in (inputs[:half], inputs[half:]))
+        grey1, grey2 = one.pop("grey"), two.pop("grey")
+        levels = self.model.flow_head.match(list(one.values()), list(two.values()), self.quality)
+        return self.model.refinement(grey1, grey2, levels[-1], self.quality.detail_scale)
 
 
 class SmallModel(nn.Module):
@@ -77,16 +97,20 @@ class SmallModel(nn.Module):
 
 
 class FlowModel(nn.Module):
-    """The graph of `mcjepa_flow` or, with both directions, of `mcjepa_flow_bidirectional`."""
+    """The graph of `mcjepa_flow`, of one with a quality, or of `mcjepa_flow_bidirectional`."""
 
-    def __init__(self, model: MCJEPA, bidirectional: bool) -> None:
+    def __init__(self, model: MCJEPA, bidirectional: bool = False, quality: Quality = FAST) -> None:
         super().__init__()
-        self.frame, self.match, self.small = FrameModel(model), MatchModel(model), SmallModel(model)
+        self.frame, self.match, self.small = FrameModel(model), MatchModel(model, quality), SmallModel(model)
+        self.details = DetailsModel(model, quality.detail_scale) if quality.detail_passes else None
         self.bidirectional = bidirectional
 
     def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
         b, n, h, w, _ = frames.shape
-        *maps, small = self.frame(frames.reshape(b * n, h, w, 3))
+        flat = frames.reshape(b * n, h, w, 3)
+        *maps, small = self.frame(flat)
+        if self.details is not None:
+            maps.append(self.details(flat))
         embedding = self.small(small)[0].reshape(b, n, -1)  # (B, N, D)
         order = torch.arange(b * n, device=frames.device).reshape(b, n)  # of the frames in `maps`
         starts, ends = order[:, :-1].flatten(), order[:, 1:].flatten()
@@ -122,13 +146,33 @@ class Graph:
 
 
 def graphs(model: MCJEPA) -> list[Graph]:
-    """The three exported models of one checkpoint."""
-    both = ("flow", "flow_backward", "embedding")
+    """The exported models of one checkpoint."""
+    one, both = ("flow", "embedding"), ("flow", "flow_backward", "embedding")
     return [
-        Graph("mcjepa_flow", FlowModel(model, False), "frames", ("flow", "embedding")),
-        Graph("mcjepa_flow_bidirectional", FlowModel(model, True), "frames", both),
+        *(Graph(flow_name(q), FlowModel(model, quality=q), "frames", one) for q in QUALITIES),
+        Graph("mcjepa_flow_bidirectional", FlowModel(model, bidirectional=True), "frames", both),
         Graph("mcjepa_embed", EmbedModel(model), "images", ("embedding", "features")),
     ]
+
+
+def flow_name(quality: Quality) -> str:
+    """Return the name of the model of a quality."""
+    return "mcjepa_flow" if quality is FAST else f"mcjepa_flow_{quality.name}"
+
+
+def details_name(quality: Quality) -> str:
+    """Return the name of the part that gives the details of a quality that has detail passes."""
+    return f"details_{quality.name}"
+
+
+def match_name(quality: Quality) -> str:
+    """Return the name of the part that matches in a quality."""
+    return "match" if quality is FAST else f"match_{quality.name}"
+
+
+def matched_maps(quality: Quality) -> tuple[str, ...]:
+    """Return the names of what is matched of a frame in a quality."""
+    return (*MAPS, DETAILS) if quality.detail_passes else MAPS
 
 
 @dataclass(frozen=True)
@@ -141,21 +185,31 @@ class Part:
     output_names: tuple[str, ...]
 
 
-def parts(model: MCJEPA) -> tuple[Part, Part, Part]:
-    """Of a frame, of two, of a small image."""
+def parts(model: MCJEPA) -> list[Part]:
+    """Return the parts: of a frame, its details, two frames in each quality, a small image."""
     frame = FrameModel(model).eval()
-    frames = torch.zeros(2, 2 * STRIDE, 3 * STRIDE, 3, dtype=torch.uint8)  # no two sizes alike
+    details = {q: DetailsModel(model, q.detail_scale).eval() for q in QUALITIES if q.detail_passes}
+    height, width = (STRIDE * cells for cells in EXAMPLE_CELLS)
+    frames = torch.zeros(2, height, width, 3, dtype=torch.uint8)
     with torch.no_grad():
         *maps, small = frame(frames)
+        found = dict(zip(MAPS, maps, strict=True))
+        finer = {q: {DETAILS: module(frames)} for q, module in details.items()}
     # No tensor stands for two inputs, or the exporter would make one of them.
-    pair = {
-        f"{end}_{name}": m.clone() for end in ("start", "end") for name, m in zip(MAPS, maps, strict=True)
+    pairs = {
+        q: {
+            f"{end}_{name}": m.clone()
+            for end in ("start", "end")
+            for name, m in (found | finer.get(q, {})).items()
+        }
+        for q in QUALITIES
     }
-    return (
+    return [
         Part("frame", frame, {"frames": frames}, (*MAPS, "small")),
-        Part("match", MatchModel(model), pair, ("flow",)),
+        *(Part(details_name(q), module, {"frames": frames}, (DETAILS,)) for q, module in details.items()),
+        *(Part(match_name(q), MatchModel(model, q), pair, ("flow",)) for q, pair in pairs.items()),
         Part("embed", SmallModel(model), {"small": small}, ("embedding", "features")),
-    )
+    ]
 
 
 def export_part(part: Part) -> onnx.ModelProto:
@@ -198,7 +252,7 @@ def _dynamic_shapes(part: Part) -> tuple[object, ...]:
             return {0: batch}
         if name == "frames":
             return {0: batch, 1: STRIDE * height, 2: STRIDE * width}
-        cell = STRIDE // STRIDES[name.partition("_")[2]]  # less start_ or end_
+        cell = part.inputs[name].shape[2] // EXAMPLE_CELLS[0]
         return {0: batch, 2: cell * height, 3: cell * width}
 
     shapes = tuple(map(sizes, part.inputs))

@@ -1,8 +1,9 @@
-"""The whole models, put together from the three parts: torch's exporter takes minutes for each graph.
+"""The whole models, put together from their parts: torch's exporter takes minutes for each graph.
 
-All frames of a batch of clips go through `frame.onnx` and `embed.onnx` as one batch, and all pairs of
-neighbours through `match.onnx`. What is before, between and behind them is in ONNX's text format
-(https://onnx.ai/onnx/repo-docs/Syntax.html); names of the parts begin with `frame_`, `match_` and `embed_`.
+All frames of a batch of clips go through `frame.onnx`, `embed.onnx` and, in the better qualities,
+`details.onnx` as one batch, and all pairs of neighbours through `match.onnx`. What is before, between and
+behind them is in ONNX's text format (https://onnx.ai/onnx/repo-docs/Syntax.html); names of the parts begin
+with `frame_`, `details_`, `match_` and `embed_`.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ import onnx_ir
 from onnx import GraphProto, ModelProto, ValueInfoProto, compose, parser
 from onnx_ir.passes.common import DeduplicateInitializersPass
 
-from mcjepa.onnx_export import MAPS
+from mcjepa.onnx_export import DETAILS, MAPS
 
 _BEFORE = """
     size = Shape <start = 2> (frames)
     flat = Concat <axis = 0> (rest, size)
     frame_frames = Reshape (frames, flat)
+"""
+_DETAILS = """
+    details_frames = Identity (frame_frames)
 """
 
 # Numbers of the frames, (B, N) at first, and of those where flows start and end, (B * (N - 1)).
@@ -45,6 +49,9 @@ _GATHERED = "\n".join(
     f"match_{end}_{name} = Gather <axis = 0> (frame_{name}, {end}s)"
     for end in ("start", "end")
     for name in MAPS
+)
+_GATHERED_DETAILS = "\n".join(
+    f"match_{end}_{DETAILS} = Gather <axis = 0> (details_{DETAILS}, {end}s)" for end in ("start", "end")
 )
 
 _SMALL = """
@@ -78,8 +85,14 @@ _EMBEDDED = """
 """
 
 
-def whole_flow(frame: ModelProto, match: ModelProto, embed: ModelProto, bidirectional: bool) -> ModelProto:
-    """`mcjepa_flow` or, with both directions, `mcjepa_flow_bidirectional`, from its parts."""
+def whole_flow(
+    frame: ModelProto,
+    match: ModelProto,
+    embed: ModelProto,
+    details: ModelProto | None = None,
+    bidirectional: bool = False,
+) -> ModelProto:
+    """`mcjepa_flow`, one of a quality (with `details`), or `mcjepa_flow_bidirectional`, from its parts."""
     (size,) = _sizes(embed.graph.output[0])[1:]
     flow = "float[batch, pairs, 2, height, width]"
     backward = f"{flow} flow_backward," if bidirectional else ""
@@ -91,9 +104,11 @@ def whole_flow(frame: ModelProto, match: ModelProto, embed: ModelProto, bidirect
     """
     between = _BETWEEN + (_BOTH if bidirectional else _FORWARD) + _GATHERED
     behind = _BEHIND + (_FLOWS if bidirectional else _FLOW)
-    return _put_together(
-        signature, _BEFORE, ("frame_", frame), between, ("match_", match), _SMALL, ("embed_", embed), behind
-    )
+    before: list[str | tuple[str, ModelProto]] = [_BEFORE, ("frame_", frame)]
+    if details is not None:
+        before += [_DETAILS, ("details_", details)]
+        between += "\n" + _GATHERED_DETAILS
+    return _put_together(signature, *before, between, ("match_", match), _SMALL, ("embed_", embed), behind)
 
 
 def whole_embed(embed: ModelProto) -> ModelProto:

@@ -20,9 +20,10 @@ from torch import nn
 from mcjepa.data.files import decode_rgb, list_images
 from mcjepa.errors import McjepaError
 from mcjepa.model import MCJEPA
-from mcjepa.onnx_export import Graph, graphs
+from mcjepa.onnx_export import Graph, flow_name, graphs
 from mcjepa.pictures import to_square
 from mcjepa.predictors import OnnxModels
+from mcjepa.quality import QUALITIES
 
 SIZES = ((128, 192), (256, 448), (448, 1024))  # (H, W) px
 FLOW_LIMIT = 0.01  # px, the largest difference of any vector
@@ -83,11 +84,12 @@ def check_parity(model: MCJEPA, repository: Path, frames: Sequence[np.ndarray]) 
     onnx = OnnxModels(repository)
     clips = [np.stack([cv2.resize(f, (w, h)) for f in frames])[None] for h, w in SIZES]
     images = [np.stack([to_square(f, onnx.image_size) for f in frames])]
+    of_quality = {flow_name(quality): quality for quality in QUALITIES}
     reports = []
     for graph in graphs(model):
         runs: dict[str, Run] = {graph.name: partial(onnx.run, graph.name)}
-        if graph.name == "mcjepa_flow":
-            runs["mcjepa_flow in parts"] = onnx.run_parts
+        if graph.name in of_quality:
+            runs[f"{graph.name} in parts"] = partial(onnx.run_parts, of_quality[graph.name])
         for batch in images if graph.input_name == "images" else clips:
             reports += _compare(graph, runs, batch)
     if not all(report.passed for report in reports):

@@ -1,4 +1,4 @@
-"""What can be judged: the exported models, a checkpoint, and the two baselines zero flow and DIS.
+"""What can be judged: the exported models, a checkpoint, and classical methods.
 
 Flow predictors map two frames, uint8 (H, W, 3) RGB of any size, to float32 (H, W, 2) px.
 """
@@ -6,6 +6,7 @@ Flow predictors map two frames, uint8 (H, W, 3) RGB of any size, to float32 (H, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -15,8 +16,17 @@ import onnxruntime as ort
 import torch
 
 from mcjepa.model import MCJEPA
-from mcjepa.onnx_export import FEATURE_LEVEL, MAPS
+from mcjepa.onnx_export import (
+    DETAILS,
+    FEATURE_LEVEL,
+    MAPS,
+    details_name,
+    flow_name,
+    match_name,
+    matched_maps,
+)
 from mcjepa.pictures import pad_to_stride, to_square, to_tensor
+from mcjepa.quality import FAST, QUALITIES, Quality
 from mcjepa.triton_config import read_parameters
 
 FlowPredictor = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -27,12 +37,34 @@ def zero_flow(img1: np.ndarray, img2: np.ndarray) -> np.ndarray:
     return np.zeros((*img1.shape[:2], 2), np.float32)
 
 
-def dis_flow(img1: np.ndarray, img2: np.ndarray) -> np.ndarray:
-    """OpenCV's Dense Inverse Search, preset medium (Kroeger et al., 2016)."""
-    dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    grey = [cv2.cvtColor(img, cv2.COLOR_RGB2GRAY) for img in (img1, img2)]
-    flow: np.ndarray = dis.calc(grey[0], grey[1], None)  # type: ignore[call-overload]
+def dis_flow(
+    img1: np.ndarray, img2: np.ndarray, preset: int = cv2.DISOPTICAL_FLOW_PRESET_MEDIUM
+) -> np.ndarray:
+    """OpenCV's Dense Inverse Search (Kroeger et al., 2016)."""
+    dis = cv2.DISOpticalFlow.create(preset)
+    flow: np.ndarray = dis.calc(*_grey(img1, img2), None)  # type: ignore[call-overload]
     return flow
+
+
+def farneback_flow(img1: np.ndarray, img2: np.ndarray) -> np.ndarray:
+    """OpenCV's polynomial expansion (Farneback, 2003), five levels."""
+    grey1, grey2 = _grey(img1, img2)
+    start = np.zeros((*img1.shape[:2], 2), np.float32)
+    flow: np.ndarray = cv2.calcOpticalFlowFarneback(grey1, grey2, start, 0.5, 5, 15, 3, 5, 1.1, 0)
+    return flow
+
+
+def _grey(*images: np.ndarray) -> list[np.ndarray]:
+    return [cv2.cvtColor(img, cv2.COLOR_RGB2GRAY) for img in images]
+
+
+#: Classical methods, beside which the models are measured.
+CLASSICAL: dict[str, FlowPredictor] = {
+    "zero": zero_flow,
+    "DIS ultrafast": partial(dis_flow, preset=cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST),
+    "DIS medium": dis_flow,
+    "Farneback": farneback_flow,
+}
 
 
 class OnnxModels:
@@ -40,16 +72,17 @@ class OnnxModels:
 
     def __init__(self, repository: Path, threads: int = 1) -> None:
         self.repository = repository
+        self.qualities = [q for q in QUALITIES if (repository / flow_name(q)).is_dir()]
         self.parameters = read_parameters(repository / "mcjepa_flow" / "config.pbtxt")
         self.image_size = int(self.parameters.embed_image_size)
         self._threads = threads
         self._sessions: dict[str, ort.InferenceSession] = {}
 
-    def flow(self, img1: np.ndarray, img2: np.ndarray) -> np.ndarray:
+    def flow(self, img1: np.ndarray, img2: np.ndarray, quality: Quality = FAST) -> np.ndarray:
         """A FlowPredictor."""
         h, w = img1.shape[:2]
         frames = np.stack([pad_to_stride(img1), pad_to_stride(img2)])[None]  # (1, 2, H, W, 3)
-        flow = self.run("mcjepa_flow", frames, "flow")[0, 0]  # (2, H, W) px
+        flow = self.run(flow_name(quality), frames, "flow")[0, 0]  # (2, H, W) px
         return np.ascontiguousarray(flow[:, :h, :w].transpose(1, 2, 0))
 
     def embed(self, images: Sequence[np.ndarray]) -> np.ndarray:
@@ -73,16 +106,22 @@ class OnnxModels:
         result: np.ndarray = session.run([output], {session.get_inputs()[0].name: batch})[0]
         return result
 
-    def run_parts(self, clip: np.ndarray, output: str) -> np.ndarray:
-        """As run("mcjepa_flow", clip, output), of a clip (1, N, H, W, 3), by the parts of that model."""
-        *maps, small = self._session("mcjepa_flow", "frame.onnx").run([*MAPS, "small"], {"frames": clip[0]})
+    def run_parts(self, quality: Quality, clip: np.ndarray, output: str) -> np.ndarray:
+        """As run(flow_name(quality), clip, output), of a clip (1, N, H, W, 3), by the parts of that model."""
+        *maps, small = self._part("frame").run([*MAPS, "small"], {"frames": clip[0]})
         if output == "embedding":
             (embedding,) = self._session("mcjepa_embed", "embed.onnx").run([output], {"small": small})
             return np.asarray(embedding)[None]
-        starts = {f"start_{name}": m[:-1] for name, m in zip(MAPS, maps, strict=True)}
-        ends = {f"end_{name}": m[1:] for name, m in zip(MAPS, maps, strict=True)}
-        (flow,) = self._session("mcjepa_flow", "match.onnx").run([output], starts | ends)
+        if quality.detail_passes:
+            maps += self._part(details_name(quality)).run([DETAILS], {"frames": clip[0]})
+        matched = dict(zip(matched_maps(quality), maps, strict=True))
+        starts = {f"start_{name}": m[:-1] for name, m in matched.items()}
+        ends = {f"end_{name}": m[1:] for name, m in matched.items()}
+        (flow,) = self._part(match_name(quality)).run([output], starts | ends)
         return np.asarray(flow)[None]
+
+    def _part(self, name: str) -> ort.InferenceSession:
+        return self._session("mcjepa_flow", f"{name}.onnx")
 
     def _session(self, model: str, file: str = "model.onnx") -> ort.InferenceSession:
         key = f"{model}/{file}"
@@ -99,15 +138,18 @@ class OnnxModels:
 class TorchModel:
     """A checkpoint, run by torch in float32: the same two calls as OnnxModels."""
 
+    qualities = QUALITIES
+
     def __init__(self, model: MCJEPA) -> None:
         self.model = model.eval()
         self.image_size = model.config.content.image_size
 
     @torch.no_grad()
-    def flow(self, img1: np.ndarray, img2: np.ndarray) -> np.ndarray:
+    def flow(self, img1: np.ndarray, img2: np.ndarray, quality: Quality = FAST) -> np.ndarray:
         """A FlowPredictor."""
         h, w = img1.shape[:2]
-        flow = self.model(to_tensor([pad_to_stride(img1)]), to_tensor([pad_to_stride(img2)])).flow[0]
+        frames = (to_tensor([pad_to_stride(img)]) for img in (img1, img2))
+        flow = self.model(*frames, quality).flow[0]
         return np.ascontiguousarray(flow[:, :h, :w].permute(1, 2, 0).numpy())
 
     @torch.no_grad()

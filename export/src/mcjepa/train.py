@@ -29,6 +29,7 @@ from mcjepa.errors import McjepaError
 from mcjepa.graphed_step import GraphedStep
 from mcjepa.model import MCJEPA
 from mcjepa.pairs import count, pairs, video_batch
+from mcjepa.quality import TRAINED, Quality, quality_named
 from mcjepa.whiten import fit_whitening
 
 ENDLESS = 10**9  # steps, for runs that end by the clock
@@ -225,7 +226,8 @@ class Trainer:
         if self.graphed is None:
             terms = self._update(batch)
         else:
-            terms = self.graphed(batch, (self._flow_is_due(), *((k, v.shape) for k, v in batch.items())))
+            key = (self._flow_is_due(), self._quality().name, *((k, v.shape) for k, v in batch.items()))
+            terms = self.graphed(batch, key)
         self.average.update_parameters(self.model)
         return terms
 
@@ -281,10 +283,14 @@ class Trainer:
         known, student, video = (count(batch, k) for k in ("known1", "student1", "video1"))
         frames = [batch[k + i] for k in ("known", "student", "video") for i in "12" if k + i in batch]
         with self._autocast():
-            feats = self.model.encode(torch.cat(frames).contiguous(memory_format=torch.channels_last))
-            both = [pairs(f, known, student, video) for f in feats]
+            images = torch.cat(frames).contiguous(memory_format=torch.channels_last)
+            both = [pairs(f, known, student, video) for f in self.model.encode(images)]
             feats1, feats2 = [first for first, _ in both], [second for _, second in both]
-            out = self.model.flow(feats1, feats2)
+            quality, details = self._quality(), None
+            if quality.detail_passes:
+                found = self.model.details(images, quality.detail_scale)
+                details = pairs(found, known, student, video)
+            out = self.model.flow(feats1, feats2, quality, details)
         terms: dict[str, Tensor] = {}
         if video:
             terms |= losses.video_terms(
@@ -297,6 +303,11 @@ class Trainer:
             levels = [f[:known] for f in out.levels]
             terms |= losses.known_motion_terms(out.flow[:known], levels, batch["truth"], self.config.loss)
         return terms
+
+    def _quality(self) -> Quality:
+        """Return the quality of this step."""
+        names = self.config.train.qualities
+        return quality_named(names[self.progress.step % len(names)]) if names else TRAINED
 
     @torch.no_grad()
     def teach(self, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from tritonclient.grpc import InferenceServerClient, InferInput
 
 from mcjepa.errors import McjepaError
 from mcjepa.triton_serving import BUCKETS
-from mcjepa.triton_variants import MODELS, read_config
+from mcjepa.triton_variants import models_of, read_config
 
 FLOW_LIMIT = 0.05  # px, of the mean difference of the vectors: what half precision may cost
 EMBEDDING_LIMIT = 1e-3  # cosine distance
@@ -44,7 +44,7 @@ class Difference:
 def check_served(url: str, repository: Path) -> list[Difference]:
     """Every model at every bucket. Raises ServedParityError, with all of them, if one is over the limits."""
     with InferenceServerClient(url) as client:
-        found = [one for name in MODELS for one in _check_model(client, repository / name)]
+        found = [one for name in models_of(repository) for one in _check_model(client, repository / name)]
     if not all(one.passed for one in found):
         raise ServedParityError(
             f"limits: {FLOW_LIMIT} px in the mean, cosine {EMBEDDING_LIMIT}\n" + "\n".join(map(str, found))

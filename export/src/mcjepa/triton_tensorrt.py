@@ -20,7 +20,7 @@ from tritonclient.utils import InferenceServerException
 
 from mcjepa.errors import McjepaError
 from mcjepa.triton_parity import Difference, check_served
-from mcjepa.triton_variants import MODELS, profiles, read_config, shape_text, write_variant
+from mcjepa.triton_variants import models_of, profiles, read_config, shape_text, write_variant
 
 BUILD_TIMEOUT_S = 3600
 START_TIMEOUT_S = 300
@@ -36,7 +36,7 @@ def build_tensorrt(
     """
     part = target.with_name(f".{target.name}.part")
     write_variant(source, part, "tensorrt")
-    for name in MODELS:
+    for name in models_of(source):
         config = read_config(part / name / "config.pbtxt")
         plan = part / name / "1" / "model.plan"
         command = build_command(config, source / name / "1" / "model.onnx", plan, precision, trtexec)

@@ -16,9 +16,11 @@ from pathlib import Path
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from mcjepa.onnx_export import flow_name
+from mcjepa.quality import QUALITIES
 from mcjepa.triton_serving import BUCKETS
 
-MODELS = ("mcjepa_flow", "mcjepa_flow_bidirectional", "mcjepa_embed")
+MODELS = ("mcjepa_flow", "mcjepa_flow_bidirectional", "mcjepa_embed")  # every model repository has these
 ENGINE_CACHE = "/var/cache/mcjepa-tensorrt"
 MAX_PROFILE_FRAMES = 8  # longest clip that an engine takes
 MAX_PROFILE_SIDE = 1024  # px
@@ -37,7 +39,7 @@ def write_variant(source: Path, target: Path, variant: str, threads: int | None 
         raise ValueError(f"variant is {variant!r}, expected one of {', '.join(VARIANTS)}")
     part = target.with_name(f".{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    for name in MODELS:
+    for name in models_of(source):
         message = read_config(source / name / "config.pbtxt")
         VARIANTS[variant](message)
         if threads is not None:
@@ -46,6 +48,12 @@ def write_variant(source: Path, target: Path, variant: str, threads: int | None 
         (part / name / "config.pbtxt").write_text(text_format.MessageToString(message), encoding="utf-8")
     shutil.rmtree(target, ignore_errors=True)
     os.replace(part, target)
+
+
+def models_of(repository: Path) -> list[str]:
+    """Return the names of the models of a repository: MODELS, and the qualities that it has."""
+    better = [flow_name(quality) for quality in QUALITIES if flow_name(quality) not in MODELS]
+    return [*MODELS, *(name for name in better if (repository / name).is_dir())]
 
 
 def read_config(path: Path) -> model_config_pb2.ModelConfig:

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from mcjepa_server.cores import usable_cores
+from mcjepa_server.engine import FAST, Quality
 
 EngineName = Literal["auto", "onnxruntime", "openvino", "triton"]
 
@@ -187,6 +188,10 @@ class Settings(BaseSettings):
         default=1024,
         ge=64,
         description="Longer side at which flow is computed unless the request says otherwise.",
+    )
+    quality: Quality = Field(
+        default=FAST,
+        description="How much is computed for a flow unless the request says: fast, balanced or best.",
     )
     max_compute_pixels: int = Field(
         default=2**20, ge=4096, description="Pixels a frame may have at most when its flow is computed."

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import re
 import runpy
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import tritonclient
 from google.protobuf import text_format
 
+from mcjepa_server.engine import BETTER, FAST, QUALITIES, Quality
 from mcjepa_server.errors import ContractError
 
 CONTRACT_VERSION = "1"
 FLOW = "mcjepa_flow"
 FLOW_BIDIRECTIONAL = "mcjepa_flow_bidirectional"
 EMBED = "mcjepa_embed"
-MODEL_NAMES = (FLOW, FLOW_BIDIRECTIONAL, EMBED)
+MODEL_NAMES = (FLOW, FLOW_BIDIRECTIONAL, EMBED)  # every model repository has these
 
-#: What the three configurations must agree on.
+
+#: What the configurations must agree on.
 SHARED_FIELDS = (
     "model_version",
     "weights_sha256",
@@ -53,19 +55,33 @@ class Contract:
     license: str
     max_batch_size: int
     smallest_side: int = 128
+    qualities: tuple[Quality, ...] = (FAST,)
+
+
+def flow_model(quality: Quality) -> str:
+    """Return the name of the model that computes flow in one direction in this quality."""
+    return FLOW if quality == FAST else f"{FLOW}_{quality}"
+
+
+def model_names(qualities: Sequence[Quality]) -> list[str]:
+    """Return the names of the models of a repository that has these qualities."""
+    return [FLOW_BIDIRECTIONAL, EMBED, *map(flow_model, qualities)]
 
 
 def load_contract(repository: Path) -> Contract:
-    """Reads and compares the three configurations. Raises ContractError naming the file and the field."""
-    return combine({name: read_config(repository / name / "config.pbtxt", name) for name in MODEL_NAMES})
+    """Reads and compares the configurations. Raises ContractError naming the file and the field."""
+    better = [name for name in map(flow_model, BETTER) if (repository / name).is_dir()]
+    names = [*MODEL_NAMES, *better]
+    return combine({name: read_config(repository / name / "config.pbtxt", name) for name in names})
 
 
 def combine(contracts: Mapping[str, Contract]) -> Contract:
-    """The one contract of the three models. Raises ContractError naming what they disagree on."""
+    """The one contract of all models. Raises ContractError naming what they disagree on."""
     for name, contract in contracts.items():
         if fields := _differences(contracts[FLOW], contract):
             raise ContractError(f"{FLOW} and {name} disagree on {', '.join(fields)}: export them together")
-    return contracts[EMBED]
+    qualities = tuple(quality for quality in QUALITIES if flow_model(quality) in contracts)
+    return replace(contracts[EMBED], qualities=qualities)
 
 
 def same_contract(found: Contract, expected: Contract) -> None:
@@ -75,6 +91,8 @@ def same_contract(found: Contract, expected: Contract) -> None:
             f"{field} is {getattr(found, field)}, expected {getattr(expected, field)}" for field in fields
         ]
         raise ContractError("; ".join(texts))
+    if missing := [quality for quality in expected.qualities if quality not in found.qualities]:
+        raise ContractError(f"qualities are {', '.join(found.qualities)}, expected {', '.join(missing)}, too")
 
 
 def check_version(contract: Contract, expected: str | None) -> None:

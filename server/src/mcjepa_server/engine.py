@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,12 @@ if TYPE_CHECKING:  # the processes that decode images want the array types alone
 
 Uint8Array = NDArray[np.uint8]
 FloatArray = NDArray[np.float32]
+
+#: How much is computed for a flow. A model repository may lack all but the first.
+Quality = Literal["fast", "balanced", "best"]
+FAST: Quality = "fast"
+BETTER: tuple[Quality, ...] = ("balanced", "best")
+QUALITIES: tuple[Quality, ...] = (FAST, *BETTER)
 
 
 @dataclass(frozen=True)
@@ -52,10 +58,12 @@ class Engine(Protocol):
         """
         ...
 
-    async def infer_flow(self, frames: Uint8Array, backward: bool, embed: bool = True) -> FlowOutput:
+    async def infer_flow(
+        self, frames: Uint8Array, backward: bool, embed: bool = True, quality: Quality = FAST
+    ) -> FlowOutput:
         """``frames`` is (B, N, H, W, 3) RGB, N >= 2, H and W multiples of ``contract.stride``.
 
-        Without ``backward`` or ``embed`` that output is None.
+        Without ``backward`` or ``embed`` that output is None. ``quality`` is one of ``contract.qualities``.
         """
         ...
 
@@ -72,3 +80,15 @@ class Engine(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+def both_ways(frames: Uint8Array) -> Uint8Array:
+    """Clips (B, N, H, W, 3) and the same in reverse, (2B, N, H, W, 3): for models of one direction."""
+    return np.concatenate([frames, frames[:, ::-1]])
+
+
+def from_both_ways(output: FlowOutput) -> FlowOutput:
+    """Return the answer to clips from the one to :func:`both_ways` of them."""
+    forward, backward = np.split(output.flow, 2)
+    embedding = None if output.embedding is None else np.split(output.embedding, 2)[0]
+    return FlowOutput(forward, backward[:, ::-1], embedding)

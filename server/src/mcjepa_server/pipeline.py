@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from mcjepa_server.admission import Work
 from mcjepa_server.config import Settings
-from mcjepa_server.contract import EMBED, FLOW, FLOW_BIDIRECTIONAL
-from mcjepa_server.engine import Engine, FloatArray, FlowOutput, Uint8Array
-from mcjepa_server.errors import ContractError, EngineError
+from mcjepa_server.contract import EMBED, flow_model
+from mcjepa_server.engine import FAST, Engine, FloatArray, FlowOutput, Quality, Uint8Array
+from mcjepa_server.errors import ContractError, EngineError, InvalidInput
 from mcjepa_server.geometry import Geometry, Padding, Plan, plan_geometry, split_clip
 from mcjepa_server.occlusion import occlusion_mask
 from mcjepa_server.scaling import unpack_flow
@@ -33,6 +33,7 @@ class FlowOptions:
     backward: bool = False
     occlusion: bool = False
     embed: bool = False
+    quality: Quality = FAST
 
     @property
     def both(self) -> bool:
@@ -71,6 +72,16 @@ class Pipeline:
                 f"this model needs at least {(2 * smallest) ** 2}"
             )
 
+    def quality(self, wanted: Quality | None) -> Quality:
+        """Return the quality of a request, None being the server's. Raises InvalidInput if there is none."""
+        quality = wanted or self._settings.quality
+        served = self._engine.contract.qualities
+        if quality not in served:
+            raise InvalidInput(
+                f"quality is {quality!r}; this server's models have {', '.join(served)}", param="quality"
+            )
+        return quality
+
     def planner(self, max_side: int | None) -> Plan:
         """Chooses sizes for frames of any size; ``max_side`` of the request, or else of the settings.
 
@@ -85,7 +96,7 @@ class Pipeline:
 
     def flow_work(self, frames: int, geometry: Geometry, options: FlowOptions) -> Work:
         """What the flow of so many frames costs."""
-        model = FLOW_BIDIRECTIONAL if options.both else FLOW
+        model = flow_model(options.quality) + "_bidirectional" * options.both
         return Work(model, frames, frames * geometry.padded_width * geometry.padded_height)
 
     def flow_turn(self, frames: int, geometry: Geometry, options: FlowOptions) -> Work:
@@ -123,7 +134,7 @@ class Pipeline:
             longest = max(2, (longest + 1) // 2)
         for piece in split_clip(clip.shape[1], longest):
             frames = clip[:, piece]
-            output = await self._engine.infer_flow(frames, options.both, options.embed)
+            output = await self._engine.infer_flow(frames, options.both, options.embed, options.quality)
             size = self._engine.contract.embedding_size
             await run_sync(check_flow, output, frames.shape, size, options)  # a clip's takes 10 ms
             parts.append(output)

@@ -36,6 +36,7 @@ HEADERS = {
 CLIP_HEADERS = {
     **HEADERS,
     "X-Compute-Size": "WIDTHxHEIGHT at which flow was computed; the reply has the size of the frames.",
+    "X-Quality": "How much was computed: fast, balanced or best.",
 }
 FLOW_HEADERS = {
     **CLIP_HEADERS,
@@ -96,7 +97,7 @@ def reply_bytes(frames: int, geometry: Geometry, options: FlowOptions, offer: Of
 
 
 def describe(
-    frames: int, geometry: Geometry, contract: Contract, direction: Direction, occlusion: bool
+    frames: int, geometry: Geometry, contract: Contract, direction: Direction, options: FlowOptions
 ) -> Meta:
     return Meta(
         model_version=contract.model_version,
@@ -107,7 +108,8 @@ def describe(
         computed_width=geometry.scaled_width,
         computed_height=geometry.scaled_height,
         direction=direction,
-        occlusion=occlusion,
+        occlusion=options.occlusion,
+        quality=options.quality,
     )
 
 
@@ -149,6 +151,7 @@ def flow_reply(body: Buffers, offer: Offer, stem: str, meta: Meta, timings: Timi
     headers = {
         "X-Model-Version": meta.model_version,
         "X-Compute-Size": f"{meta.computed_width}x{meta.computed_height}",
+        "X-Quality": meta.quality,
         "Vary": "Accept",
         **timings.headers(),
     }

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from mcjepa_server.engine import Quality
+
 
 class ErrorBody(BaseModel):
     """The member that OpenAI clients read."""
@@ -139,6 +141,7 @@ class Meta(BaseModel):
     computed_height: int
     direction: Literal["forward", "backward", "both"]
     occlusion: bool
+    quality: Quality
 
 
 class FlowSummary(PairSummary):
@@ -175,6 +178,8 @@ class ModelInfo(BaseModel):
     embed_image_size: int
     training_summary: str
     license: str
+    qualities: list[Quality] = Field(description="What `quality` of a request may be.")
+    default_quality: Quality = Field(description="That of a request which leaves it open.")
 
 
 class Limits(BaseModel):

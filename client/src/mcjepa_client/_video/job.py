@@ -7,7 +7,8 @@ from itertools import chain
 from typing import TypeAlias, get_args
 
 from mcjepa_client._errors import InputError, VideoError
-from mcjepa_client._results import Direction
+from mcjepa_client._requests import FlowRequest, check_quality
+from mcjepa_client._results import Direction, Quality
 from mcjepa_client._video.clips import (
     DEFAULT_CLIP_FRAMES,
     Clip,
@@ -37,11 +38,18 @@ class VideoOptions:
     occlusion: bool = False
     max_side: int | None = None
     clip_frames: int = DEFAULT_CLIP_FRAMES
+    quality: Quality | None = None
 
     def __post_init__(self) -> None:
+        if self.quality is not None:
+            check_quality(self.quality)
         if self.direction not in ("forward", "both"):
             raise InputError(f"direction: a video is 'forward' or 'both', not {self.direction!r}")
         check_clip_frames(self.clip_frames)
+
+    def request(self) -> FlowRequest:
+        """Return what is asked of each clip."""
+        return FlowRequest(self.direction, self.occlusion, self.max_side, self.quality)
 
     def length(self, shape: tuple[int, ...], limits: ClipLimits) -> int:
         """Frames of a clip, for frames of this shape."""

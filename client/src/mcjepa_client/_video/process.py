@@ -192,6 +192,7 @@ def describe_job(job: VideoJob, outputs: Outputs) -> Record:
         "direction": options.direction,
         "occlusion": options.occlusion,
         "max_side": options.max_side,
+        **({} if options.quality is None else {"quality": options.quality}),
         "clip_frames": options.clip_frames,
         "flow": outputs.flow,
         "overlay": outputs.overlay,

@@ -62,10 +62,11 @@ class Encoder(nn.Module):
             self.norms.append(LayerNorm2d(width) if level else nn.Identity())
             previous = width
 
-    def forward(self, images: Tensor) -> list[Tensor]:
+    def forward(self, images: Tensor, levels: int = 6) -> list[Tensor]:
+        """Return the first `levels` maps; of fewer than six H and W need only be multiples of 2**levels."""
         feats = []
         x = images
-        for down, stage, norm in zip(self.down, self.stages, self.norms, strict=True):
+        for down, stage, norm in list(zip(self.down, self.stages, self.norms, strict=True))[:levels]:
             x = norm(stage(down(x)))
             feats.append(x)
         return feats

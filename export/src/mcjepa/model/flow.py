@@ -20,6 +20,7 @@ from mcjepa import ops
 from mcjepa.config import EncoderConfig, FlowConfig
 from mcjepa.model.encoder import LayerNorm2d
 from mcjepa.model.matching import standardise
+from mcjepa.quality import FAST, TRAINED, Quality
 
 MAX_TEMPERATURE = 100.0  # of cosines
 BLOCK = 8  # positions that a matrix product of the correlation takes together
@@ -28,7 +29,6 @@ READ = 10  # channels of the projection that the surroundings see, at most
 MATCHED = 6  # channels that say where a match stands: flow, displacement, peak, inside
 COARSEST = 4  # index of the level of stride 32, where matching starts: radius 4 reaches 128 px there
 FINEST = 2  # index of the level of stride 8, where it ends
-PASSES = 2  # times that the last level is gone through where nothing is trained
 
 
 class Estimator(nn.Module):
@@ -107,16 +107,20 @@ class LevelMatcher(nn.Module):
         with torch.autocast(map1.device.type, enabled=False):
             return ops.normalise(source), ops.normalise(target)
 
-    def forward(self, source: Tensor, target: Tensor, flow: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, source: Tensor, target: Tensor, flow: Tensor, scale: float = 1.0
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """What `prepare` gives, and a flow (B, 2, H, W) px to start from, of which no gradient is taken.
 
+        scale: by which the frames were enlarged, which says what the sizes are multiples of.
         corr (B, (2r+1)^2, H, W), displacement (B, 2, H, W) px, peak (B, 1, H, W).
         """
         # detached: gradients reach the coarser flow by the sum alone, else they explode along the warps
         with torch.autocast(source.device.type, enabled=False):  # bfloat16 is 0.015 px off at best
             warped = ops.warp(target, flow.detach())
             temperature = self.log_temperature.exp().clamp(max=MAX_TEMPERATURE)
-            return ops.match(source, warped, self.radius, self.block, temperature)
+            block = math.gcd(self.block, round(scale * 64 / self.stride))
+            return ops.match(source, warped, self.radius, block, temperature)
 
 
 class LevelUpdate(nn.Module):
@@ -139,13 +143,15 @@ class LevelUpdate(nn.Module):
         matched: tuple[Tensor, Tensor],
         flow: Tensor,
         hidden: Tensor,
+        scale: float = 1.0,
     ) -> tuple[Tensor, Tensor]:
         """Flow (B, 2, h, w) px of the level and hidden state (B, hidden_dim, h, w) -> the next ones.
 
-        map1: what `matcher.project` gives of frame 1; matched: what `matcher.prepare` gives of both frames.
+        map1: what `matcher.project` gives of frame 1; matched: what `matcher.prepare` gives of both frames;
+        scale: by which the frames were enlarged.
         """
-        corr, displacement, peak = matcher(*matched, flow)
-        limit = self.config.max_flow / matcher.stride  # px of this level
+        corr, displacement, peak = matcher(*matched, flow, scale)
+        limit = scale * self.config.max_flow / matcher.stride  # px of this level
         inside = ops.inside(flow)
         flow = (flow + displacement).clamp(-limit, limit)
         match = torch.cat([flow / 8.0, displacement, peak, inside], dim=1)  # (B, MATCHED, H, W)
@@ -156,11 +162,37 @@ class LevelUpdate(nn.Module):
         hidden, flow = hidden + more, flow + ops.at_least_float32(residual)
         return flow.clamp(-limit, limit), hidden
 
+    def repeat(
+        self,
+        matcher: LevelMatcher,
+        map1: Tensor,
+        map2: Tensor,
+        flow: Tensor,
+        hidden: Tensor,
+        passes: int,
+        scale: float = 1.0,
+    ) -> tuple[Tensor, Tensor]:
+        """Go through one level `passes` times: what starts nearer is matched better.
+
+        map1, map2: what `matcher.project` gives of the frames; flow, hidden and scale as in `correct`.
+        """
+        matched = matcher.prepare(map1, map2)
+        for _ in range(passes):
+            flow, hidden = self.correct(matcher, map1, matched, flow, hidden, scale)
+        return flow, hidden
+
 
 def to_finer(flow: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
     """Flow and hidden state of a level at twice the resolution, the flow in px of that grid."""
     finer = F.interpolate(ops.at_least_float32(hidden), scale_factor=2.0, mode="nearest")
     return ops.upsample_flow_bilinear(flow), finer
+
+
+def to_details(flow: Tensor, hidden: Tensor, details: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Flow and hidden state of stride 8 on the grid of what is matched of frames enlarged `scale` times."""
+    size = details.shape[-2:]
+    finer = F.interpolate(ops.at_least_float32(hidden), size=size, mode="nearest")
+    return F.interpolate(scale * flow, size=size, mode="bilinear", align_corners=False), finer
 
 
 class FlowHead(LevelUpdate):
@@ -177,7 +209,7 @@ class FlowHead(LevelUpdate):
 
     def forward(self, feats1: list[Tensor], feats2: list[Tensor]) -> list[Tensor]:
         """feats1, feats2: encoder pyramids, finest first. Every level clips the flow to config.max_flow."""
-        return self.match(self.project(feats1), self.project(feats2), passes=1)
+        return self.match(self.project(feats1), self.project(feats2), TRAINED)
 
     def project(self, feats: list[Tensor]) -> list[Tensor]:
         """Pyramid of frames -> what is matched and read of each, whatever its pair.
@@ -189,20 +221,31 @@ class FlowHead(LevelUpdate):
             for matcher, f in zip(self.matchers, feats[FINEST : COARSEST + 1], strict=True)
         ]
 
-    def match(self, maps1: list[Tensor], maps2: list[Tensor], passes: int = PASSES) -> list[Tensor]:
+    @property
+    def finest(self) -> LevelMatcher:
+        """Return the matcher of stride 8, which serves enlarged frames, too."""
+        return cast(LevelMatcher, self.matchers[0])
+
+    def match(self, maps1: list[Tensor], maps2: list[Tensor], quality: Quality = FAST) -> list[Tensor]:
         """As forward, of the maps that `project` gives for frame 1 and for frame 2.
 
-        The last level is gone through `passes` times: what starts nearer is matched better.
+        Where the quality has detail passes, a fourth map of each frame is what `finest.project` gives of it
+        enlarged, and a fourth flow, on the grid of that map, is the result.
         """
-        b, _, h, w = maps1[-1].shape
-        flow = maps1[-1].new_zeros(b, 2, h, w)
-        hidden = maps1[-1].new_zeros(b, self.config.hidden_dim, h, w)
+        coarsest = maps1[COARSEST - FINEST]
+        b, _, h, w = coarsest.shape
+        flow = coarsest.new_zeros(b, 2, h, w)
+        hidden = coarsest.new_zeros(b, self.config.hidden_dim, h, w)
         levels: list[Tensor] = []
-        for matcher, map1, map2 in reversed(list(zip(self.matchers, maps1, maps2, strict=True))):
+        for i in reversed(range(len(self.matchers))):
             if levels:
                 flow, hidden = to_finer(flow, hidden)
-            matched = matcher.prepare(map1, map2)  # type: ignore[operator]
-            for _ in range(passes if len(levels) == COARSEST - FINEST else 1):
-                flow, hidden = self.correct(cast(LevelMatcher, matcher), map1, matched, flow, hidden)
+            matcher, passes = cast(LevelMatcher, self.matchers[i]), 1 if i else quality.passes
+            flow, hidden = self.repeat(matcher, maps1[i], maps2[i], flow, hidden, passes)
+            levels.append(flow)
+        if quality.detail_passes:
+            scale, passes = quality.detail_scale, quality.detail_passes
+            flow, hidden = to_details(flow, hidden, maps1[-1], scale)
+            flow, _ = self.repeat(self.finest, maps1[-1], maps2[-1], flow, hidden, passes, scale)
             levels.append(flow)
         return levels

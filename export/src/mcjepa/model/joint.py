@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mcjepa import ops
 from mcjepa.config import ModelConfig
 from mcjepa.model.content import EXPANDED, Expander, Whitening, pool, pooled_dim
 from mcjepa.model.encoder import Encoder
-from mcjepa.model.flow import FlowHead
+from mcjepa.model.flow import FINEST, FlowHead
 from mcjepa.model.recurrent import RecurrentHead
 from mcjepa.model.refinement import Refinement
+from mcjepa.quality import FAST, TRAINED, Quality
 
 STRIDE = 64  # height and width of every input are multiples of it
 MEAN = (0.485, 0.456, 0.406)  # RGB, of values in 0 .. 1 (ImageNet)
@@ -24,7 +26,7 @@ STD = (0.229, 0.224, 0.225)
 class FlowOutput:
     """flow (B, 2, H, W) px; levels: those on the way, coarse to fine, (B, 2, H/s, W/s) px of their own grids.
 
-    The last level has stride 8.
+    The last level has stride 8, of the enlarged frames where the quality has detail passes.
     """
 
     flow: Tensor
@@ -67,10 +69,39 @@ class MCJEPA(nn.Module):
         """(B, 3, H, W) RGB 0 .. 255, H and W multiples of 64 -> six levels, strides 2 .. 64, finest first."""
         return self.encoder(self.normalise(images))
 
-    def flow(self, feats1: list[Tensor], feats2: list[Tensor]) -> FlowOutput:
-        """Two pyramids -> flow of frame 1 to frame 2, (B, 2, H, W) px, before refinement: what is trained."""
-        levels = (self.recurrent_head or self.flow_head)(feats1, feats2)
-        return FlowOutput(ops.upsample_flow_bilinear(levels[-1], 8), levels)
+    @property
+    def head(self) -> FlowHead | RecurrentHead:
+        """Return the head that the flow comes from."""
+        return self.recurrent_head or self.flow_head
+
+    def details(self, images: Tensor, scale: float) -> Tensor:
+        """Frames (B, 3, H, W) RGB 0 .. 255 -> what the head matches of them enlarged, (B, C, s H/8, s W/8).
+
+        scale: s; s times 64 is a multiple of 32.
+        """
+        enlarged = F.interpolate(images.float(), scale_factor=scale, mode="bilinear", align_corners=False)
+        feats = self.encoder(self.normalise(enlarged), levels=FINEST + 1)
+        return ops.at_least_float32(self.head.finest.project(feats[FINEST]))
+
+    def flow(
+        self,
+        feats1: list[Tensor],
+        feats2: list[Tensor],
+        quality: Quality = TRAINED,
+        details: tuple[Tensor, Tensor] | None = None,
+    ) -> FlowOutput:
+        """Two pyramids -> flow of frame 1 to frame 2, (B, 2, H, W) px, before refinement: what is trained.
+
+        details: of both frames, as `details` gives them, for a quality with detail passes.
+        """
+        maps1, maps2 = self.head.project(feats1), self.head.project(feats2)
+        if details is not None:
+            maps1, maps2 = [*maps1, details[0]], [*maps2, details[1]]
+        levels = self.head.match(maps1, maps2, quality)
+        size = [2 * side for side in feats1[0].shape[-2:]]
+        scale = 8 / quality.detail_scale
+        flow = F.interpolate(scale * levels[-1], size=size, mode="bilinear", align_corners=False)
+        return FlowOutput(flow, levels)
 
     def embed(self, feats: list[Tensor]) -> Tensor:
         """Pyramid -> embedding (B, D), not normalised."""
@@ -80,13 +111,14 @@ class MCJEPA(nn.Module):
         """Pyramid -> expanded statistics (B, E), where the content loss is taken."""
         return self.expander(pool(feats, EXPANDED))
 
-    def forward(self, img1: Tensor, img2: Tensor) -> FlowOutput:
+    def forward(self, img1: Tensor, img2: Tensor, quality: Quality = FAST) -> FlowOutput:
         """Two frames (B, 3, H, W) RGB 0 .. 255 -> flow, refined; both go through the encoder as one batch."""
-        feats = self.encode(torch.cat([img1, img2]))
+        images = torch.cat([img1, img2])
         b = img1.shape[0]
-        head = self.recurrent_head or self.flow_head
-        maps = head.project(feats)
-        levels = head.match([m[:b] for m in maps], [m[b:] for m in maps])
+        maps = self.head.project(self.encode(images))
+        if quality.detail_passes:
+            maps.append(self.details(images, quality.detail_scale))
+        levels = self.head.match([m[:b] for m in maps], [m[b:] for m in maps], quality)
         with torch.autocast(img1.device.type, enabled=False):  # bfloat16 would round the flow
             grey1, grey2 = self.refinement.grey(img1), self.refinement.grey(img2)
-            return FlowOutput(self.refinement(grey1, grey2, levels[-1]), levels)
+            return FlowOutput(self.refinement(grey1, grey2, levels[-1], quality.detail_scale), levels)

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from mcjepa import ops
 from mcjepa.config import EncoderConfig, FlowConfig, RecurrentConfig
-from mcjepa.model.flow import FINEST, PASSES, FlowHead, LevelMatcher, LevelUpdate, to_finer
+from mcjepa.model.flow import FINEST, FlowHead, LevelMatcher, LevelUpdate, to_details, to_finer
 from mcjepa.model.matching import standardise
+from mcjepa.quality import FAST, Quality
 
 LEVEL = 3  # index of the level of stride 16 in the pyramid
 COST_SCALE = 6.0  # of cosines, so that costs and flow reach the update at like sizes
@@ -49,20 +50,40 @@ class RecurrentHead(LevelUpdate):
 
         The flows of all iterations (B, 2, H / 16, W / 16) and passes (B, 2, H / 8, W / 8), px of their grids.
         """
-        return self.match(self.project(feats1), self.project(feats2), iterations)
+        return self.match(self.project(feats1), self.project(feats2), iterations=iterations)
 
     def project(self, feats: list[Tensor]) -> list[Tensor]:
         """Pyramid of frames -> what is matched and read of each, at strides 8 and 16, whatever its pair."""
         return [ops.at_least_float32(self.matcher.project(feats[FINEST])), self.recurrent.project(feats)]
 
-    def match(self, maps1: list[Tensor], maps2: list[Tensor], iterations: int | None = None) -> list[Tensor]:
-        """As forward, of the maps that `project` gives for frame 1 and for frame 2."""
-        (fine1, map1), (fine2, map2) = maps1, maps2
-        levels, state = self.recurrent(map1, map2, iterations or self.config.recurrent.iterations)
+    @property
+    def finest(self) -> LevelMatcher:
+        """Return the matcher of stride 8, which serves enlarged frames, too."""
+        return self.matcher
+
+    def match(
+        self,
+        maps1: list[Tensor],
+        maps2: list[Tensor],
+        quality: Quality = FAST,
+        iterations: int | None = None,
+    ) -> list[Tensor]:
+        """As forward, of the maps that `project` gives for frame 1 and for frame 2.
+
+        Where the quality has detail passes, a third map of each frame is what `finest.project` gives of it
+        enlarged, and the last flows, one a pass, are on the grid of that map.
+        """
+        levels, state = self.recurrent(maps1[1], maps2[1], iterations or self.config.recurrent.iterations)
         flow, hidden = to_finer(levels[-1], self.to_hidden(state))
-        matched = self.matcher.prepare(fine1, fine2)
-        for _ in range(PASSES):
-            flow, hidden = self.correct(self.matcher, fine1, matched, flow, hidden)
+        for _ in range(quality.passes):
+            flow, hidden = self.repeat(self.matcher, maps1[0], maps2[0], flow, hidden, 1)
+            levels.append(flow)
+        if quality.detail_passes:
+            flow, hidden = to_details(flow, hidden, maps1[-1], quality.detail_scale)
+        for _ in range(quality.detail_passes):
+            flow, hidden = self.repeat(
+                self.matcher, maps1[-1], maps2[-1], flow, hidden, 1, quality.detail_scale
+            )
             levels.append(flow)
         return levels
 

@@ -46,13 +46,18 @@ class Refinement(nn.Module):
         values = images.to(self.luminance.dtype).flatten(2)
         return F.avg_pool2d((self.luminance @ values).reshape(b, 1, h, w), 2)
 
-    def forward(self, grey1: Tensor, grey2: Tensor, flow: Tensor) -> Tensor:
-        """Grey frames (B, 1, H / 2, W / 2) and flow (B, 2, H / 8, W / 8) px of its grid -> (B, 2, H, W) px.
+    def forward(self, grey1: Tensor, grey2: Tensor, flow: Tensor, scale: float = 1.0) -> Tensor:
+        """Grey frames (B, 1, H / 2, W / 2), flow (B, 2, s H / 8, s W / 8) px of its grid -> (B, 2, H, W) px.
 
+        scale: s, 1 to 2, by which the frames were enlarged when they were matched at stride 8.
         Where nothing moves it is 0 (`stillness.py`). No component of the result is beyond `max_flow`.
         """
         coarse1, coarse2 = F.avg_pool2d(grey1, 2), F.avg_pool2d(grey2, 2)
-        flow = ops.upsample_flow_bilinear(flow)
+        if scale == 1.0:
+            flow = ops.upsample_flow_bilinear(flow)
+        elif scale != 2.0:
+            size = coarse1.shape[-2:]
+            flow = F.interpolate((2.0 / scale) * flow, size=size, mode="bilinear", align_corners=False)
         for iterations in STEPS_AT_4:
             flow = self.step(coarse1, coarse2, flow, iterations)
         flow = ops.upsample_flow_bilinear(flow)

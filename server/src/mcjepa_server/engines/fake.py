@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from mcjepa_server.contract import Contract
-from mcjepa_server.engine import EmbedOutput, FloatArray, FlowOutput, Uint8Array
+from mcjepa_server.engine import FAST, QUALITIES, EmbedOutput, FloatArray, FlowOutput, Quality, Uint8Array
 from mcjepa_server.errors import EngineError
 
 Fault = Literal["fail", "hang", "nan", "shape"]
@@ -25,6 +25,7 @@ FAKE_CONTRACT = Contract(
     license="Apache-2.0",
     max_batch_size=4,
     smallest_side=1,  # right at any size
+    qualities=QUALITIES,
 )
 
 
@@ -32,7 +33,8 @@ class FakeEngine:
     """Flow is (red / 16, -green / 16) px of the frame it starts from, pixel by pixel, in both directions.
 
     The embedding is the mean red, green and blue, then ones. ``fault`` makes every call fail, never end,
-    or answer with NaN or a wrong shape. ``calls`` holds the input shapes, in order.
+    or answer with NaN or a wrong shape. ``calls`` holds the input shapes, in order, ``qualities`` those of
+    the flows.
     """
 
     name = "fake"
@@ -43,12 +45,16 @@ class FakeEngine:
         self.fault = fault
         self.closed = False
         self.calls: list[tuple[int, ...]] = []
+        self.qualities: list[Quality] = []
 
     @property
     def contract(self) -> Contract:
         return self._contract
 
-    async def infer_flow(self, frames: Uint8Array, backward: bool, embed: bool = True) -> FlowOutput:
+    async def infer_flow(
+        self, frames: Uint8Array, backward: bool, embed: bool = True, quality: Quality = FAST
+    ) -> FlowOutput:
+        self.qualities.append(quality)
         await self._misbehave(frames)
         flow = _colour_flow(frames[:, :-1])
         return FlowOutput(

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mcjepa_server.contract import EMBED, FLOW, FLOW_BIDIRECTIONAL, Contract
+from mcjepa_server.contract import EMBED, FLOW, FLOW_BIDIRECTIONAL, Contract, flow_model
+from mcjepa_server.engine import BETTER, FAST, QUALITIES, Quality
 from mcjepa_server.errors import ContractError
 
 #: The models in parts: what is needed of a frame, the flow between two, the embedding of a small image.
 FRAME, MATCH, SMALL = "frame", "match", "embed"
-#: What a frame gives to match it, and what a match takes of the frame where it starts and where it ends.
-MAPS = ("map_8", "map_16", "map_32", "grey")
-STARTS, ENDS = ([f"{end}_{name}" for name in MAPS] for end in ("start", "end"))
+#: What a frame gives to match it, and what the better qualities match of it besides.
+MAPS, DETAILS = ("map_8", "map_16", "map_32", "grey"), "details"
 
 _ANY = -1  # a size that the parts agree on among themselves
 
@@ -24,6 +24,21 @@ class Tensor(NamedTuple):
     name: str
     type: str  # as ONNX Runtime writes it
     shape: Sequence[Any]
+
+
+def details_part(quality: Quality) -> str:
+    """Return the name of the part that gives a frame's details, for a quality above fast."""
+    return f"details_{quality}"
+
+
+def match_part(quality: Quality) -> str:
+    """Return the name of the part that matches two frames in a quality."""
+    return MATCH if quality == FAST else f"{MATCH}_{quality}"
+
+
+def matched(quality: Quality, end: str) -> list[str]:
+    """Return the inputs of :func:`match_part` of one frame; ``end`` is start or end, of the flow."""
+    return [f"{end}_{name}" for name in (MAPS if quality == FAST else (*MAPS, DETAILS))]
 
 
 def graph_file(repository: Path, name: str) -> Path:
@@ -39,7 +54,8 @@ def cannot_be_loaded(name: str, error: Exception) -> ContractError:
 
 
 def _place(name: str) -> str:
-    folders = {FRAME: FLOW, MATCH: FLOW, SMALL: EMBED}
+    folders = {FRAME: FLOW, SMALL: EMBED}
+    folders |= dict.fromkeys([*map(details_part, BETTER), *map(match_part, QUALITIES)], FLOW)
     return f"{folders[name]}/1/{name}.onnx" if name in folders else f"{name}/1/model.onnx"
 
 
@@ -63,20 +79,21 @@ def _signature(contract: Contract, name: str) -> tuple[list[Tensor], list[Tensor
     images = Tensor("images", "tensor(uint8)", (None, side, side, 3))
     embedding = Tensor("embedding", "tensor(float)", (None, size))
     frame = Tensor("frames", "tensor(uint8)", (None, None, None, 3))
-    maps, starts, ends = (
-        [Tensor(name, "tensor(float)", (None, _ANY, None, None)) for name in names]
-        for names in (MAPS, STARTS, ENDS)
-    )
-    matched = Tensor("flow", "tensor(float)", (None, 2, None, None))
+    one_flow = Tensor("flow", "tensor(float)", (None, 2, None, None))
     small = Tensor("small", "tensor(float)", (None, 3, side, side))
     return {
-        FRAME: ([frame], [*maps, small]),
-        MATCH: ([*starts, *ends], [matched]),
+        FRAME: ([frame], [*_maps(MAPS), small]),
         SMALL: ([small], [embedding]),
-        FLOW: ([frames], [flow, embeddings]),
+        **{details_part(q): ([frame], _maps([DETAILS])) for q in BETTER},
+        **{match_part(q): (_maps([*matched(q, "start"), *matched(q, "end")]), [one_flow]) for q in QUALITIES},
+        **{flow_model(q): ([frames], [flow, embeddings]) for q in QUALITIES},
         FLOW_BIDIRECTIONAL: ([frames], [flow, backward, embeddings]),
         EMBED: ([images], [embedding]),
     }[name]
+
+
+def _maps(names: Iterable[str]) -> list[Tensor]:
+    return [Tensor(name, "tensor(float)", (None, _ANY, None, None)) for name in names]
 
 
 def _check_tensors(name: str, role: str, found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:

@@ -13,7 +13,7 @@ import onnxruntime as ort
 
 from mcjepa_server.contract import EMBED, FLOW, Contract, load_contract
 from mcjepa_server.cores import usable_cores
-from mcjepa_server.engine import EmbedOutput, FloatArray, FlowOutput, Uint8Array
+from mcjepa_server.engine import FAST, EmbedOutput, FloatArray, FlowOutput, Quality, Uint8Array
 from mcjepa_server.engines.lanes import Key, Step, run_steps
 from mcjepa_server.engines.sessions import Encoded, Sessions
 from mcjepa_server.errors import EngineError
@@ -56,7 +56,9 @@ class OnnxRuntimeEngine:
     def contract(self) -> Contract:
         return self._contract
 
-    async def infer_flow(self, frames: Uint8Array, backward: bool, embed: bool = True) -> FlowOutput:
+    async def infer_flow(
+        self, frames: Uint8Array, backward: bool, embed: bool = True, quality: Quality = FAST
+    ) -> FlowOutput:
         b, n, h, w, _ = frames.shape
         forth = np.empty((b, n - 1, 2, h, w), np.float32)
         back = np.empty_like(forth) if backward else None
@@ -64,7 +66,7 @@ class OnnxRuntimeEngine:
         output = FlowOutput(forth, back, embeddings)
         async with self._call(FLOW) as options:
             for index in range(b):
-                steps = self._steps(frames[index], output, index, options)
+                steps = self._steps(frames[index], output, index, quality, options)
                 await run_steps(steps, self._pool, self._free_lanes)
         return output
 
@@ -95,7 +97,7 @@ class OnnxRuntimeEngine:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _steps(
-        self, frames: Uint8Array, output: FlowOutput, clip: int, options: ort.RunOptions
+        self, frames: Uint8Array, output: FlowOutput, clip: int, quality: Quality, options: ort.RunOptions
     ) -> dict[Key, Step]:
         """Of the frames (N, H, W, 3) of a clip, each into its place of what there is of the output.
 
@@ -104,13 +106,13 @@ class OnnxRuntimeEngine:
         sessions = self._sessions
 
         def encode(index: int) -> Encoded:
-            encoded = sessions.encode_frame(options, frames[index : index + 1])
+            encoded = sessions.encode_frame(options, frames[index : index + 1], quality)
             if output.embedding is not None:
                 output.embedding[clip, index] = sessions.embed_frame(options, encoded)[0]
             return encoded
 
         def match(flows: FloatArray, index: int, needs: tuple[Key, Key]) -> Step:
-            run = partial(sessions.match_frames, options, flows[clip, index : index + 1])
+            run = partial(sessions.match_frames, options, flows[clip, index : index + 1], quality)
             return Step(run, needs, partial(run, alone=True))
 
         steps: dict[Key, Step] = {}

@@ -13,8 +13,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mcjepa_server.contract import EMBED, FLOW, FLOW_BIDIRECTIONAL, MODEL_NAMES, Contract, load_contract
-from mcjepa_server.engine import EmbedOutput, FloatArray, FlowOutput, Uint8Array
+from mcjepa_server.contract import EMBED, FLOW_BIDIRECTIONAL, Contract, flow_model, load_contract, model_names
+from mcjepa_server.engine import (
+    FAST,
+    EmbedOutput,
+    FloatArray,
+    FlowOutput,
+    Quality,
+    Uint8Array,
+    both_ways,
+    from_both_ways,
+)
 from mcjepa_server.engines.graphs import Tensor, cannot_be_loaded, check_graph, graph_file
 from mcjepa_server.errors import EngineError
 
@@ -55,7 +64,7 @@ class OpenVinoEngine:
         core = _core()
         properties = _properties(intra_op_threads, workers, cache_dir)
         models = {}
-        for name in MODEL_NAMES:
+        for name in model_names(contract.qualities):
             path = graph_file(repository, name)
             try:
                 model = core.read_model(path)
@@ -69,8 +78,12 @@ class OpenVinoEngine:
     def contract(self) -> Contract:
         return self._contract
 
-    async def infer_flow(self, frames: Uint8Array, backward: bool, embed: bool = True) -> FlowOutput:
-        model = FLOW_BIDIRECTIONAL if backward else FLOW
+    async def infer_flow(
+        self, frames: Uint8Array, backward: bool, embed: bool = True, quality: Quality = FAST
+    ) -> FlowOutput:
+        if backward and quality != FAST:  # there is no model of both directions
+            return from_both_ways(await self.infer_flow(both_ways(frames), False, embed, quality))
+        model = FLOW_BIDIRECTIONAL if backward else flow_model(quality)
         names = ["flow", *(["flow_backward"] if backward else []), *(["embedding"] if embed else [])]
         found = dict(zip(names, await self._run(model, frames, names), strict=True))
         return FlowOutput(found["flow"], found.get("flow_backward"), found.get("embedding"))

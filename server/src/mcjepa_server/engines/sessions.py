@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,18 +11,19 @@ import numpy as np
 import onnxruntime as ort
 
 from mcjepa_server.contract import Contract
-from mcjepa_server.engine import FloatArray, Uint8Array
+from mcjepa_server.engine import FAST, FloatArray, Quality, Uint8Array
 from mcjepa_server.engines.graphs import (
-    ENDS,
+    DETAILS,
     FRAME,
     MAPS,
-    MATCH,
     SMALL,
-    STARTS,
     Tensor,
     cannot_be_loaded,
     check_graph,
+    details_part,
     graph_file,
+    match_part,
+    matched,
 )
 
 #: A thread that waits for its part of the next node looks for it this long before it sleeps, in ONNX Runtime
@@ -38,8 +39,17 @@ SPINNING = {
 class Encoded:
     """What is needed of a frame, whatever it is matched with."""
 
-    maps: list[ort.OrtValue]  # as MAPS, a batch of one each; of ONNX Runtime, which would copy them
+    maps: list[ort.OrtValue]  # a batch of one each, what is matched; of ONNX Runtime, which would copy them
     small: ort.OrtValue  # (1, 3, S, S) RGB, for the embedding
+
+
+@dataclass(frozen=True)
+class QualitySessions:
+    """Graphs of one quality."""
+
+    details: ort.InferenceSession | None  # of a frame, where the quality has them
+    match: ort.InferenceSession
+    match_alone: ort.InferenceSession  # with all threads
 
 
 @dataclass(frozen=True)
@@ -47,8 +57,7 @@ class Sessions:
     """Graphs that are open. Each method is a run, blocks, and may be called from several threads at once."""
 
     frame: ort.InferenceSession
-    match: ort.InferenceSession
-    match_alone: ort.InferenceSession  # with all threads
+    qualities: Mapping[Quality, QualitySessions]
     embed: ort.InferenceSession
 
     @classmethod
@@ -61,27 +70,47 @@ class Sessions:
         _share_arena()
         shared = threads - lanes + 1
         open_one = partial(_open, repository, contract)
-        match = open_one(MATCH, shared)
+
+        def of_quality(quality: Quality) -> QualitySessions:
+            match = open_one(match_part(quality), shared)
+            return QualitySessions(
+                details=None if quality == FAST else open_one(details_part(quality), shared),
+                match=match,
+                match_alone=match if lanes == 1 else open_one(match_part(quality), threads),
+            )
+
         return cls(
             frame=open_one(FRAME, shared),
-            match=match,
-            match_alone=match if lanes == 1 else open_one(MATCH, threads),
+            qualities={quality: of_quality(quality) for quality in contract.qualities},
             embed=open_one(SMALL, shared),
         )
 
-    def encode_frame(self, options: ort.RunOptions, frame: Uint8Array) -> Encoded:
+    def encode_frame(self, options: ort.RunOptions, frame: Uint8Array, quality: Quality = FAST) -> Encoded:
         """(1, H, W, 3) RGB."""
         feeds = {"frames": ort.OrtValue.ortvalue_from_numpy(frame)}
         *maps, small = self.frame.run_with_ort_values([*MAPS, "small"], feeds, options)
+        if (details := self.qualities[quality].details) is not None:
+            maps += details.run_with_ort_values([DETAILS], feeds, options)
         return Encoded(maps, small)
 
     def match_frames(
-        self, options: ort.RunOptions, flow: FloatArray, one: Encoded, two: Encoded, alone: bool = False
+        self,
+        options: ort.RunOptions,
+        flow: FloatArray,
+        quality: Quality,
+        one: Encoded,
+        two: Encoded,
+        alone: bool = False,
     ) -> None:
-        """Into `flow` (1, 2, H, W) px, from one to two; with all threads where nothing else runs."""
-        session = self.match_alone if alone else self.match
+        """Into `flow` (1, 2, H, W) px, from one to two; with all threads where nothing else runs.
+
+        Both were encoded for this quality.
+        """
+        sessions = self.qualities[quality]
+        session = sessions.match_alone if alone else sessions.match
         binding = session.io_binding()
-        for name, value in zip((*STARTS, *ENDS), (*one.maps, *two.maps), strict=True):
+        names = (*matched(quality, "start"), *matched(quality, "end"))
+        for name, value in zip(names, (*one.maps, *two.maps), strict=True):
             binding.bind_ortvalue_input(name, value)
         binding.bind_ortvalue_output("flow", ort.OrtValue.ortvalue_from_numpy(flow))  # the very memory
         session.run_with_iobinding(binding, options)

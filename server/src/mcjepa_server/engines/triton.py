@@ -11,9 +11,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import chain
 
-from mcjepa_server.contract import EMBED, FLOW, FLOW_BIDIRECTIONAL, Contract
+from mcjepa_server.contract import EMBED, FLOW_BIDIRECTIONAL, Contract, flow_model
 from mcjepa_server.deadline import seconds_left
-from mcjepa_server.engine import EmbedOutput, FloatArray, FlowOutput, Uint8Array
+from mcjepa_server.engine import (
+    FAST,
+    EmbedOutput,
+    FloatArray,
+    FlowOutput,
+    Quality,
+    Uint8Array,
+    both_ways,
+    from_both_ways,
+)
 from mcjepa_server.engines.triton_endpoint import ConnectionLost, Endpoint, EndpointDown
 from mcjepa_server.errors import NotReady, Overloaded
 from mcjepa_server.metrics import Metrics
@@ -60,8 +69,12 @@ class TritonEngine:
     def contract(self) -> Contract:
         return self._contract
 
-    async def infer_flow(self, frames: Uint8Array, backward: bool, embed: bool = True) -> FlowOutput:
-        model = FLOW_BIDIRECTIONAL if backward else FLOW
+    async def infer_flow(
+        self, frames: Uint8Array, backward: bool, embed: bool = True, quality: Quality = FAST
+    ) -> FlowOutput:
+        if backward and quality != FAST:  # there is no model of both directions
+            return from_both_ways(await self.infer_flow(both_ways(frames), False, embed, quality))
+        model = FLOW_BIDIRECTIONAL if backward else flow_model(quality)
         names = ["flow", *(["flow_backward"] if backward else []), *(["embedding"] if embed else [])]
         found = dict(zip(names, await self._infer(model, "frames", frames, names), strict=True))
         return FlowOutput(found["flow"], found.get("flow_backward"), found.get("embedding"))

@@ -11,8 +11,15 @@ from tritonclient.grpc import InferInput, InferRequestedOutput, aio
 from tritonclient.utils import InferenceServerException
 
 from mcjepa_server import tracing
-from mcjepa_server.contract import MODEL_NAMES, Contract, combine, contract_of_config, same_contract
-from mcjepa_server.engine import FloatArray, Uint8Array
+from mcjepa_server.contract import (
+    MODEL_NAMES,
+    Contract,
+    combine,
+    contract_of_config,
+    flow_model,
+    same_contract,
+)
+from mcjepa_server.engine import BETTER, FloatArray, Uint8Array
 from mcjepa_server.engines.triton_tensors import check_tensors
 from mcjepa_server.errors import ApiError, ContractError, DeadlineExceeded, EngineError, Overloaded
 
@@ -109,8 +116,10 @@ class Endpoint:
 
     async def _read_contract(self) -> Contract:
         contracts = {}
-        for name in MODEL_NAMES:
+        for name in (*MODEL_NAMES, *map(flow_model, BETTER)):
             if not await self._client.is_model_ready(name):
+                if name not in MODEL_NAMES:
+                    continue
                 raise EndpointDown(f"the model {name} is not ready")
             config = (await self._client.get_model_config(name)).config
             contracts[name] = contract_of_config(config, name)

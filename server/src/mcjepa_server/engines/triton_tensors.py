@@ -6,7 +6,8 @@ from typing import Any
 
 from tritonclient.grpc import model_config_pb2
 
-from mcjepa_server.contract import EMBED, FLOW, FLOW_BIDIRECTIONAL, Contract
+from mcjepa_server.contract import EMBED, FLOW_BIDIRECTIONAL, Contract, flow_model
+from mcjepa_server.engine import QUALITIES
 from mcjepa_server.errors import ContractError
 
 #: Name to sizes without the batch, -1 where they vary.
@@ -28,7 +29,7 @@ def _expected(contract: Contract) -> dict[str, tuple[Tensors, Tensors]]:
     frames = {"frames": [-1, -1, -1, 3]}
     flow = {"flow": [-1, 2, -1, -1], "embedding": [-1, size]}
     return {
-        FLOW: (frames, flow),
+        **{flow_model(quality): (frames, flow) for quality in QUALITIES},
         FLOW_BIDIRECTIONAL: (frames, {**flow, "flow_backward": [-1, 2, -1, -1]}),
         EMBED: ({"images": [side, side, 3]}, {"embedding": [size]}),
     }

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from mcjepa_server import formats
 from mcjepa_server.body import MULTIPART, body_type, read_form
+from mcjepa_server.engine import Quality
 from mcjepa_server.errors import InvalidInput, NotAcceptable
 from mcjepa_server.flowcodec import FlowType
 from mcjepa_server.forms import Form
@@ -45,6 +46,11 @@ class AnalyzeQuery(BaseModel):
         ge=64,
         le=8192,
         description="Compute at most at this longer side; small frames and strips are computed larger.",
+    )
+    quality: Quality | None = Field(
+        None,
+        description="How much is computed: fast, balanced or best; the server's own if left out. /v1/info "
+        "names those there are.",
     )
     dtype: FlowType = Field(
         "float32", description="Of the flows: float16 halves the reply, rounds to 1/2048 of them; needs npz."
@@ -87,18 +93,19 @@ async def post_analyze(
     offer = choose_format(query.format, accept, formats.ANALYZE)
     if query.dtype == "float16" and offer not in formats.HALF:
         raise InvalidInput(f"dtype=float16 needs format npz, not {offer.name}", param="dtype")
+    quality = pipeline.quality(query.quality)
     body_type(request, MULTIPART)
     arrive(request, service)
     files = pick_frames(
         await read_form(request, service.settings, service.bodies), service.settings.max_frames
     )
-    options = FlowOptions(query.direction == "both", query.occlusion, embed=True)
+    options = FlowOptions(query.direction == "both", query.occlusion, embed=True, quality=quality)
 
     async def job(ticket: Ticket) -> Response:
         clip, geometry = await frames_in_turn(
             files, ticket, pipeline, query.max_side, options, offer, query.dtype
         )
-        meta = describe(clip.shape[1], geometry, service.contract, query.direction, query.occlusion)
+        meta = describe(clip.shape[1], geometry, service.contract, query.direction, options)
         result = await pipeline.flow(clip, geometry, options, ticket.slot)
         del clip  # not kept while the reply is made and sent
         with ticket.timings.stage("encode"):

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from mcjepa_server import formats
 from mcjepa_server.body import MULTIPART, body_type, read_form
+from mcjepa_server.engine import Quality
 from mcjepa_server.errors import InvalidInput, NotAcceptable
 from mcjepa_server.flowcodec import FlowType
 from mcjepa_server.forms import Form
@@ -60,6 +61,11 @@ class FlowQuery(BaseModel):
         le=1e6,
         description="png: length in px drawn at full saturation; default the longest vector.",
     )
+    quality: Quality | None = Field(
+        None,
+        description="How much is computed: fast, balanced or best; the server's own if left out. /v1/info "
+        "names those there are.",
+    )
     dtype: FlowType = Field(
         "float32", description="float16 halves the reply and rounds flow to 1/2048 of it; needs npy or npz."
     )
@@ -97,10 +103,11 @@ async def post_flow(
     """Send two images of one size as the multipart parts `frame1` and `frame2`."""
     service, pipeline = begin(request)
     offer = choose_offer(query, accept)
+    quality = pipeline.quality(query.quality)
     body_type(request, MULTIPART)
     arrive(request, service)
     files = pick_frames(await read_form(request, service.settings, service.bodies))
-    options = FlowOptions(query.direction == "both", query.occlusion)
+    options = FlowOptions(query.direction == "both", query.occlusion, quality=quality)
 
     async def job(ticket: Ticket) -> Response:
         clip, geometry = await frames_in_turn(
@@ -108,7 +115,7 @@ async def post_flow(
         )
         if query.direction == "backward":
             clip = np.ascontiguousarray(clip[:, ::-1])
-        meta = describe(clip.shape[1], geometry, service.contract, query.direction, query.occlusion)
+        meta = describe(clip.shape[1], geometry, service.contract, query.direction, options)
         result = await pipeline.flow(clip, geometry, options, ticket.slot)
         del clip  # not kept while the reply is made and sent
         with ticket.timings.stage("encode"):

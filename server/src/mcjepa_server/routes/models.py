@@ -8,7 +8,7 @@ from fastapi import APIRouter
 
 from mcjepa_server import formats
 from mcjepa_server.accepted import FORMATS, MIN_SIDE
-from mcjepa_server.contract import CONTRACT_VERSION, EMBED, FLOW, FLOW_BIDIRECTIONAL, Contract
+from mcjepa_server.contract import CONTRACT_VERSION, EMBED, FLOW_BIDIRECTIONAL, Contract, flow_model
 from mcjepa_server.errors import NotReady, Unauthorized, UnknownModel
 from mcjepa_server.forms import MAX_PART_HEADER_BYTES, MAX_PART_HEADERS
 from mcjepa_server.problems import documented
@@ -18,17 +18,13 @@ from mcjepa_server.service import Service
 from mcjepa_server.version import __version__
 
 router = APIRouter(tags=["models"])
-ENDPOINTS = {
-    FLOW: ["/v1/flow", "/v1/analyze"],
-    FLOW_BIDIRECTIONAL: ["/v1/flow", "/v1/analyze"],
-    EMBED: ["/v1/embeddings"],
-}
 
 
 @router.get("/v1/models", summary="Models, in OpenAI's shape", responses=documented(Unauthorized, NotReady))
 @router.head("/v1/models", include_in_schema=False)
 async def list_models(service: ServiceDep) -> ModelList:
-    return ModelList(data=[_model(name, service.contract) for name in ENDPOINTS])
+    contract = service.contract
+    return ModelList(data=[_model(name, contract) for name in _endpoints(contract)])
 
 
 @router.get(
@@ -38,8 +34,9 @@ async def list_models(service: ServiceDep) -> ModelList:
 )
 @router.head("/v1/models/{name}", include_in_schema=False)
 async def get_model(name: str, service: ServiceDep) -> Model:
-    if name not in ENDPOINTS:
-        raise UnknownModel(f"there is no model {name!r}; there are {', '.join(ENDPOINTS)}", param="model")
+    names = _endpoints(service.contract)
+    if name not in names:
+        raise UnknownModel(f"there is no model {name!r}; there are {', '.join(names)}", param="model")
     return _model(name, service.contract)
 
 
@@ -52,7 +49,7 @@ async def info(service: ServiceDep) -> Info:
         engine=service.engine_name,
         ready=service.reason is None,
         reason=service.reason,
-        model=None if service.engine_name is None else _model_info(service.contract),
+        model=None if service.engine_name is None else _model_info(service),
         limits=_limits(service),
         formats=Formats(
             image_input=list(FORMATS),
@@ -64,10 +61,17 @@ async def info(service: ServiceDep) -> Info:
 
 
 def _model(name: str, contract: Contract) -> Model:
-    return Model(id=name, version=contract.model_version, endpoints=ENDPOINTS[name])
+    return Model(id=name, version=contract.model_version, endpoints=_endpoints(contract)[name])
 
 
-def _model_info(contract: Contract) -> ModelInfo:
+def _endpoints(contract: Contract) -> dict[str, list[str]]:
+    """Return the paths that each of the models is used by."""
+    flows = [*map(flow_model, contract.qualities), FLOW_BIDIRECTIONAL]
+    return {**{name: ["/v1/flow", "/v1/analyze"] for name in flows}, EMBED: ["/v1/embeddings"]}
+
+
+def _model_info(service: Service) -> ModelInfo:
+    contract = service.contract
     return ModelInfo(
         version=contract.model_version,
         weights_sha256=contract.weights_sha256,
@@ -78,6 +82,8 @@ def _model_info(contract: Contract) -> ModelInfo:
         embed_image_size=contract.embed_image_size,
         training_summary=contract.training_summary,
         license=contract.license,
+        qualities=list(contract.qualities),
+        default_quality=service.settings.quality,
     )
 
 

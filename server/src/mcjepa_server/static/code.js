@@ -26,12 +26,16 @@ function python(body) {
   return `${head}with ${open} as client:\n${body.map((line) => `    ${line}`).join("\n")}`;
 }
 
-export const flowPath = (side) => `v1/flow?format=npz&direction=both&occlusion=true${side ? `&max_side=${side}` : ""}`;
+const asked = (quality) => (quality ? `&quality=${quality}` : "");
+const said = (quality) => (quality ? `, quality="${quality}"` : "");
 
-export function flowCode([name1, name2], side) {
-  const options = `direction="both", occlusion=True${side ? `, max_side=${side}` : ""}`;
+export const flowPath = (side, quality) =>
+  `v1/flow?format=npz&direction=both&occlusion=true${side ? `&max_side=${side}` : ""}${asked(quality)}`;
+
+export function flowCode([name1, name2], side, quality) {
+  const options = `direction="both", occlusion=True${side ? `, max_side=${side}` : ""}${said(quality)}`;
   return {
-    curl: curl(flowPath(side), [["frame1", name1], ["frame2", name2]], "flow.npz"),
+    curl: curl(flowPath(side, quality), [["frame1", name1], ["frame2", name2]], "flow.npz"),
     python: python([
       `result = client.flow(${literal(name1)}, ${literal(name2)}, ${options})`,
       "print(result.flow.shape)  # (H, W, 2) float32 px, (dx, dy)",
@@ -40,17 +44,18 @@ export function flowCode([name1, name2], side) {
   };
 }
 
-export const analyzePath = (both) => `v1/analyze?format=npz${both ? "&direction=both&occlusion=true" : ""}`;
+export const analyzePath = ({ both, quality }) =>
+  `v1/analyze?format=npz${both ? "&direction=both&occlusion=true" : ""}${asked(quality)}`;
 
-/** Of the first clip; `plan` is {name, rate, width, height, start, clip, both}. */
+/** Of the first clip; `plan` is {name, rate, width, height, start, clip, both, quality}. */
 export function analyzeCode(plan) {
   const seek = plan.start ? `-ss ${plan.start} ` : "";
   const filter = `fps=${plan.rate},scale=${plan.width}:${plan.height}`;
   const take = `ffmpeg ${seek}-i ${quote(plan.name)} -vf ${filter} -frames:v ${plan.clip} -q:v 2 frame%03d.jpg`;
-  const options = plan.both ? ', direction="both", occlusion=True' : "";
+  const options = (plan.both ? ', direction="both", occlusion=True' : "") + said(plan.quality);
   const shown = `# The first ${plan.clip} frames; the page sends the rest as clips that overlap by one frame.\n${take}\n`;
   return {
-    curl: shown + curlWith(analyzePath(plan.both), ["$(printf -- '-F frames=@%s ' frame*.jpg)"], "clip.npz"),
+    curl: shown + curlWith(analyzePath(plan), ["$(printf -- '-F frames=@%s ' frame*.jpg)"], "clip.npz"),
     python: `# ${take}\n` + python([
       `frames = [f"frame{number:03}.jpg" for number in range(1, ${plan.clip + 1})]`,
       `result = client.analyze(frames${options})`,

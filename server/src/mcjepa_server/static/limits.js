@@ -26,7 +26,16 @@ export function showInfo(info) {
     ["At once", `${limits.max_in_flight} requests; more are told to wait`],
     ...(model ? [["Weights", model.weights_sha256.slice(0, 12)], ["Licence", model.license]] : []),
   ]);
+  if (model) showQualities(model.qualities);
   showLimits();
+}
+
+/** Offer the qualities that the server has; without a choice the best of them. */
+function showQualities(served) {
+  for (const select of document.querySelectorAll("[data-qualities]")) {
+    for (const option of [...select.options]) if (!served.includes(option.value)) option.remove();
+    select.closest("label").hidden = select.options.length < 2;
+  }
 }
 
 export function showFailure(text) {

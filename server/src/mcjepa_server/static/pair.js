@@ -19,7 +19,7 @@ export class PairTab {
     this.result = $("[data-result]", root);
     this.stage = new Stage(this.result);
     this.panel = new CallPanel($("[data-call]", root));
-    this.panel.showCode(flowCode(["frame1.png", "frame2.png"], ""));
+    this.panel.showCode(flowCode(["frame1.png", "frame2.png"], "", $("#pair-quality").value));
     this._listen();
   }
 
@@ -28,7 +28,7 @@ export class PairTab {
     acceptFiles($("[data-drop]", this.root), inputs, (files, event) => this.take(files, event.target.closest(".slot")));
     $("#swap").addEventListener("click", () => { this.frames.reverse(); this._changed(); });
     $("#pair-run").addEventListener("click", () => this.run());
-    $("#pair-side").addEventListener("change", () => this._changed());
+    for (const id of ["#pair-side", "#pair-quality"]) $(id).addEventListener("change", () => this._changed());
     for (const id of ["#pair-sample", "#pair-again"]) $(id).addEventListener("click", () => this.sample());
   }
 
@@ -60,7 +60,7 @@ export class PairTab {
     $("#pair-warning").hidden = !problem;
     $("#pair-warning").textContent = problem;
     if (!complete) return;
-    this.panel.showCode(flowCode(this.frames.map((frame) => frame.name), $("#pair-side").value));
+    this.panel.showCode(flowCode(this.frames.map((frame) => frame.name), $("#pair-side").value, $("#pair-quality").value));
     if (!problem) this.run();
   }
 
@@ -74,14 +74,14 @@ export class PairTab {
   }
 
   async run() {
-    const side = $("#pair-side").value;
+    const path = flowPath($("#pair-side").value, $("#pair-quality").value);
     const frames = [...this.frames];
     const form = new FormData();
     frames.forEach((frame, index) => form.append(`frame${index + 1}`, frame.file, frame.name));
     this.result.classList.add("stale");
     const done = await withProgress($("[data-progress]", this.root), async (signal, report) => {
       report("Sending two frames…");
-      const reply = await send(flowPath(side), { form, signal, onProgress: uploading(report, "two frames") });
+      const reply = await send(path, { form, signal, onProgress: uploading(report, "two frames") });
       return { reply, arrays: await readNpz(reply.data) };
     }, () => this.run());
     if (done) this._show(frames, done);

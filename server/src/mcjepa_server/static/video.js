@@ -24,9 +24,9 @@ export class VideoTab {
     this.stage = new Stage($("[data-stage]", root));
     this.timeline = new Timeline($("#timeline"), (index) => this.seek(index));
     this.panel = new CallPanel($("[data-call]", root));
-    this.panel.showCode(analyzeCode({ name: "video.mp4", rate: 10, width: 480, height: 270, start: 0, clip: 16, both: false }));
+    this.panel.showCode(analyzeCode({ name: "video.mp4", rate: 10, width: 480, height: 270, start: 0, clip: 16, both: false, quality: $("#video-quality").value }));
     acceptFiles($("[data-drop]", root), [$("#video-file")], ([file]) => this.take(file));
-    for (const name of ["rate", "side", "start", "end", "both"]) $(`#video-${name}`).addEventListener("input", () => this._planned());
+    for (const name of ["rate", "side", "start", "end", "both", "quality"]) $(`#video-${name}`).addEventListener("input", () => this._planned());
     $("#video-run").addEventListener("click", () => this.run());
     $("#video-sample").addEventListener("click", () => this.sample());
     $("#play").addEventListener("click", () => this._play(!this.timer));
@@ -64,7 +64,7 @@ export class VideoTab {
     return Boolean(video);
   }
 
-  /** What would be sent: {times, width, height, clip, both, ...}. */
+  /** What would be sent: {times, width, height, clip, both, quality, ...}. */
   plan() {
     const { videoWidth, videoHeight, duration } = this.video;
     const rate = Number($("#video-rate").value);
@@ -77,7 +77,7 @@ export class VideoTab {
     const limits = current();
     const clip = Math.min(CLIP_FRAMES, limits?.max_frames ?? 2, Math.floor((limits?.max_request_pixels ?? Infinity) / (width * height)));
     return {
-      name: this.file.name, rate, width, height, start, wanted, clip: Math.min(clip, count), both: $("#video-both").checked,
+      name: this.file.name, rate, width, height, start, wanted, clip: Math.min(clip, count), both: $("#video-both").checked, quality: $("#video-quality").value,
       times: Array.from({ length: count }, (_, index) => start + index / rate),
     };
   }
@@ -131,7 +131,7 @@ export class VideoTab {
   async _send(clip, plan, signal) {
     const form = new FormData();
     clip.forEach(({ blob }, index) => form.append("frames", blob, `frame${index + 1}.jpg`));
-    const reply = await sendPatiently(analyzePath(plan.both), { form, signal });
+    const reply = await sendPatiently(analyzePath(plan), { form, signal });
     const arrays = await readNpz(reply.data);
     this.timing = addTimings(this.timing, reply.timing);
     this.requests += 1;
