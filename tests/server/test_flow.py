@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 from mcjepa_server import Settings, create_app
+from mcjepa_server.contract import NOT_MEASURED
 from mcjepa_server.engines.fake import FAKE_CONTRACT, FakeEngine
 from starlette.testclient import TestClient
 
@@ -366,7 +367,8 @@ def test_a_request_chooses_its_quality_and_leaves_it_to_the_server(encode, pictu
     engine = FakeEngine()
     with TestClient(create_app(Settings(decode_processes=0, quality="balanced"), engine)) as client:
         info = client.get("/v1/info").json()["model"]
-        assert (info["qualities"], info["default_quality"]) == (["fast", "balanced", "best"], "balanced")
+        assert [quality["name"] for quality in info["qualities"]] == ["fast", "balanced", "best"]
+        assert info["default_quality"] == "balanced"
         del engine.qualities[:]
         for wanted, given in (("?quality=best", "best"), ("?quality=fast", "fast"), ("", "balanced")):
             reply = client.post(path + wanted, files=list(zip(names, frames, strict=True)))
@@ -376,7 +378,7 @@ def test_a_request_chooses_its_quality_and_leaves_it_to_the_server(encode, pictu
 
 
 def test_a_quality_that_is_not_served_is_refused_with_those_that_are(pair, check_problem):
-    engine = FakeEngine(replace(FAKE_CONTRACT, qualities=("fast",)))
+    engine = FakeEngine(replace(FAKE_CONTRACT, qualities={"fast": NOT_MEASURED}))
     with TestClient(create_app(Settings(decode_processes=0), engine)) as client:
         problem = check_problem(client.post("/v1/flow?quality=best", files=pair), 422, "invalid_input")
     assert problem["error"]["param"] == "quality"

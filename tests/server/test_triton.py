@@ -8,7 +8,7 @@ import grpc
 import numpy as np
 import pytest
 from mcjepa_server import Settings
-from mcjepa_server.contract import EMBED, FLOW, FLOW_BIDIRECTIONAL, MODEL_NAMES
+from mcjepa_server.contract import EMBED, FLOW, FLOW_BIDIRECTIONAL, MODEL_NAMES, NOT_MEASURED
 from mcjepa_server.deadline import time_limit
 from mcjepa_server.engines.fake import FAKE_CONTRACT
 from mcjepa_server.engines.select import make_engine
@@ -115,7 +115,8 @@ def test_takes_the_contract_and_the_answers():
     async def run():
         triton = Triton()
         async with connected(triton) as engine:
-            assert engine.contract == replace(FAKE_CONTRACT, smallest_side=128, qualities=("fast",))
+            expected = {"smallest_side": 128, "qualities": {"fast": NOT_MEASURED}}
+            assert engine.contract == replace(FAKE_CONTRACT, **expected)
             both = await engine.infer_flow(FRAMES, backward=True)
             one = await engine.infer_flow(FRAMES, backward=False)
             bare = await engine.infer_flow(FRAMES, backward=False, embed=False)
@@ -399,11 +400,13 @@ def test_metrics_show_the_buckets_and_what_padding_costs(serve, pair):
 @pytest.mark.parametrize("backward", [False, True])
 def test_a_better_quality_is_a_model_of_its_own(backward):
     triton = Triton()
-    triton.configs["mcjepa_flow_best"] = model_config("mcjepa_flow_best")
+    triton.configs["mcjepa_flow_best"] = config = model_config("mcjepa_flow_best")
+    config.parameters["error_px"].string_value = "1.55"
+    config.parameters["relative_cost"].string_value = "much"  # it informs only
 
     async def scenario():
         async with connected(triton) as engine:
-            assert engine.contract.qualities == ("fast", "best")
+            assert engine.contract.qualities == {"fast": (None, None), "best": (1.55, None)}
             return await engine.infer_flow(FRAMES, backward, quality="best")
 
     output = asyncio.run(scenario())

@@ -125,8 +125,8 @@ class Client(BaseClient):
             occlusion: also return which pixels have no counterpart in the other frame.
             max_side: compute at most at this length (px) of the longer side; the flow still comes back in the
                 size and the pixels of the frames. None leaves it to the server.
-            quality: how much is computed: "fast", "balanced" or "best", as far as the server has them
-                (`info()["model"]["qualities"]`). None leaves it to the server.
+            quality: how much is computed: "fast", "balanced" or "best", of those the server has
+                (`info()["model"]["qualities"]`, with their errors and costs). None leaves it to the server.
 
         Arrays and PIL images that are too large for a request are sent as large as they are computed. Files
         and bytes are always sent as they are.

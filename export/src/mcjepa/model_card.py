@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mcjepa.evaluation.embeddings import agreement_text
-from mcjepa.evaluation.flow import flow_table
+from mcjepa.evaluation.flow import QualityFigures, flow_table, qualities_of
 from mcjepa.evaluation.knn import knn_table
 from mcjepa.evaluation.limits import limits_table
 from mcjepa.evaluation.linear import linear_table
@@ -21,7 +21,7 @@ from mcjepa.files import write_json, write_text
 from mcjepa.onnx_export import flow_name
 from mcjepa.parity import Parity, parity_table
 from mcjepa.quality import QUALITIES
-from mcjepa.triton_config import Parameters, read_parameters
+from mcjepa.triton_config import Parameters, read_parameters, set_parameters
 
 RESULTS = "results.json"  # beside the card: what was measured on these weights
 LIMITS_PICTURE = "limits.jpg"
@@ -57,6 +57,17 @@ def _write(repository: Path, results: Mapping[str, Any]) -> None:
     write_json(repository / RESULTS, {"weights_sha256": parameters.weights_sha256, "results": dict(results)})
     current = {kind: _fingerprint(repository, kind) for kind in results}
     write_text(repository / "MODEL_CARD.md", render(parameters, results, current))
+    if "flow" in results:
+        _tell_servers(repository, qualities_of(results["flow"]["result"]))
+
+
+def _tell_servers(repository: Path, measured: Mapping[str, QualityFigures]) -> None:
+    """Put error and cost of each quality into its `config.pbtxt`, from where `/v1/info` has them."""
+    for quality in QUALITIES:
+        path = repository / flow_name(quality) / "config.pbtxt"
+        if quality.name in measured and path.is_file():
+            figures = measured[quality.name]
+            set_parameters(path, {"error_px": f"{figures.error:.3f}", "relative_cost": f"{figures.cost:.2f}"})
 
 
 def _fingerprint(repository: Path, kind: str) -> str:

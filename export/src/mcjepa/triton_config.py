@@ -5,6 +5,7 @@ The `parameters` block carries the contract that the gateway checks before it is
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -77,6 +78,14 @@ def model_config(graph: Graph, config: Config, params: Parameters) -> model_conf
 def write_config(path: Path, message: model_config_pb2.ModelConfig) -> None:
     """Write `config.pbtxt`."""
     write_text(path, text_format.MessageToString(message))
+
+
+def set_parameters(path: Path, values: Mapping[str, str]) -> None:
+    """Set parameters of a `config.pbtxt`, and leave everything else."""
+    message = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
+    for key, value in values.items():
+        message.parameters[key].string_value = value
+    write_config(path, message)
 
 
 def read_parameters(path: Path) -> Parameters:

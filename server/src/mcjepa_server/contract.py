@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 import runpy
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import tritonclient
 from google.protobuf import text_format
@@ -36,6 +37,20 @@ SHARED_FIELDS = (
 T = TypeVar("T")
 
 
+class Figures(NamedTuple):
+    """What was measured of a quality when it was exported, None where nothing was.
+
+    ``error_px``: geometric mean of end-point errors over benchmarks; ``relative_cost``: time over that of
+    OpenCV's DIS medium, on a CPU.
+    """
+
+    error_px: float | None
+    relative_cost: float | None
+
+
+NOT_MEASURED = Figures(None, None)
+
+
 @dataclass(frozen=True)
 class Contract:
     """What the exported models promise. ``max_batch_size`` is that of the embedding model.
@@ -55,7 +70,8 @@ class Contract:
     license: str
     max_batch_size: int
     smallest_side: int = 128
-    qualities: tuple[Quality, ...] = (FAST,)
+    qualities: Mapping[Quality, Figures] = field(default_factory=lambda: {FAST: NOT_MEASURED})
+    figures: Figures = NOT_MEASURED  # of this model, where it is one of flow
 
 
 def flow_model(quality: Quality) -> str:
@@ -63,7 +79,7 @@ def flow_model(quality: Quality) -> str:
     return FLOW if quality == FAST else f"{FLOW}_{quality}"
 
 
-def model_names(qualities: Sequence[Quality]) -> list[str]:
+def model_names(qualities: Iterable[Quality]) -> list[str]:
     """Return the names of the models of a repository that has these qualities."""
     return [FLOW_BIDIRECTIONAL, EMBED, *map(flow_model, qualities)]
 
@@ -80,7 +96,8 @@ def combine(contracts: Mapping[str, Contract]) -> Contract:
     for name, contract in contracts.items():
         if fields := _differences(contracts[FLOW], contract):
             raise ContractError(f"{FLOW} and {name} disagree on {', '.join(fields)}: export them together")
-    qualities = tuple(quality for quality in QUALITIES if flow_model(quality) in contracts)
+    of_qualities = {quality: contracts.get(flow_model(quality)) for quality in QUALITIES}
+    qualities = {quality: contract.figures for quality, contract in of_qualities.items() if contract}
     return replace(contracts[EMBED], qualities=qualities)
 
 
@@ -160,7 +177,17 @@ def parse_parameters(name: str, values: Mapping[str, str], max_batch_size: int) 
         training_summary=field("training_summary", str, "a text"),
         license=field("license", str, "a text"),
         max_batch_size=max_batch_size,
+        figures=Figures(*(_positive_or_none(values.get(key)) for key in Figures._fields)),
     )
+
+
+def _positive_or_none(text: str | None) -> float | None:
+    """Return a number that only informs, or None for anything else."""
+    try:
+        number = float(text or "")
+    except ValueError:
+        return None
+    return number if 0 < number < math.inf else None
 
 
 def _exactly(wanted: str) -> Callable[[str], str]:

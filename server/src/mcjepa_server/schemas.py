@@ -168,6 +168,14 @@ class ModelList(BaseModel):
     data: list[Model]
 
 
+class QualityInfo(BaseModel):
+    """A quality of flow; its figures are null where they were not measured."""
+
+    name: Quality
+    error_px: float | None = Field(description="Geometric mean of end-point errors over benchmarks.")
+    relative_cost: float | None = Field(description="Time over that of OpenCV's DIS medium, on a CPU.")
+
+
 class ModelInfo(BaseModel):
     version: str
     weights_sha256: str
@@ -178,7 +186,7 @@ class ModelInfo(BaseModel):
     embed_image_size: int
     training_summary: str
     license: str
-    qualities: list[Quality] = Field(description="What `quality` of a request may be.")
+    qualities: list[QualityInfo] = Field(description="What `quality` of a request may be.")
     default_quality: Quality = Field(description="That of a request which leaves it open.")
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -122,6 +122,33 @@ def _geometric_mean(values: np.ndarray) -> float:
     """0 where one value is."""
     with np.errstate(divide="ignore"):
         return round(float(np.exp(np.log(values).mean())), 3)
+
+
+class QualityFigures(NamedTuple):
+    """error: geometric mean over the benchmarks, each data set counting alike, px; cost: over DIS medium."""
+
+    error: float
+    cost: float
+
+
+def qualities_of(rows: Sequence[Row]) -> dict[str, QualityFigures]:
+    """Return error and cost of each quality from the rows of `evaluate_flow`; empty for older ones."""
+    of_sets = [row for row in rows if row["dataset"] == SETS and row.get("ms")]
+    by_method: dict[str, list[Row]] = {}
+    for row in of_sets:
+        by_method.setdefault(row["method"], []).append(row)
+
+    def mean_ms(method: str) -> float:
+        return float(np.mean([row["ms"] for row in by_method[method]]))
+
+    return {
+        method.removeprefix("mcjepa "): QualityFigures(
+            _geometric_mean(np.array([row["geo_epe"] for row in found])),
+            mean_ms(method) / mean_ms("DIS medium"),
+        )
+        for method, found in by_method.items()
+        if method.startswith("mcjepa ")
+    }
 
 
 def _draw_extremes(

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from mcjepa_server.contract import Contract
+from mcjepa_server.contract import NOT_MEASURED, Contract
 from mcjepa_server.engine import FAST, QUALITIES, EmbedOutput, FloatArray, FlowOutput, Quality, Uint8Array
 from mcjepa_server.errors import EngineError
 
@@ -25,7 +25,7 @@ FAKE_CONTRACT = Contract(
     license="Apache-2.0",
     max_batch_size=4,
     smallest_side=1,  # right at any size
-    qualities=QUALITIES,
+    qualities={quality: NOT_MEASURED for quality in QUALITIES},
 )
 
 

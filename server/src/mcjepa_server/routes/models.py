@@ -13,7 +13,7 @@ from mcjepa_server.errors import NotReady, Unauthorized, UnknownModel
 from mcjepa_server.forms import MAX_PART_HEADER_BYTES, MAX_PART_HEADERS
 from mcjepa_server.problems import documented
 from mcjepa_server.routes.common import ServiceDep
-from mcjepa_server.schemas import Formats, Info, Limits, Model, ModelInfo, ModelList
+from mcjepa_server.schemas import Formats, Info, Limits, Model, ModelInfo, ModelList, QualityInfo
 from mcjepa_server.service import Service
 from mcjepa_server.version import __version__
 
@@ -82,7 +82,9 @@ def _model_info(service: Service) -> ModelInfo:
         embed_image_size=contract.embed_image_size,
         training_summary=contract.training_summary,
         license=contract.license,
-        qualities=list(contract.qualities),
+        qualities=[
+            QualityInfo(name=name, **figures._asdict()) for name, figures in contract.qualities.items()
+        ],
         default_quality=service.settings.quality,
     )
 

@@ -26,7 +26,7 @@ export function showInfo(info) {
     ["At once", `${limits.max_in_flight} requests; more are told to wait`],
     ...(model ? [["Weights", model.weights_sha256.slice(0, 12)], ["Licence", model.license]] : []),
   ]);
-  if (model) showQualities(model.qualities);
+  if (model) showQualities(model.qualities.map((quality) => quality.name));
   showLimits();
 }
 
