@@ -12,9 +12,9 @@ from mcjepa import checkpoint, cli, model_card, parity
 from mcjepa.config import Config, ContentConfig, EncoderConfig, FlowConfig, ModelConfig
 from mcjepa.export import export
 from mcjepa.model import MCJEPA
-from mcjepa.onnx_export import FlowModel, Part, details_name, flow_name, graphs, match_name, parts
+from mcjepa.onnx_export import FlowModel, Part, graphs, parts
 from mcjepa.predictors import OnnxModels, TorchModel
-from mcjepa.quality import QUALITIES
+from mcjepa.quality import QUALITIES, details_name, flow_name, match_name
 from onnx import ModelProto, load_model
 
 pytestmark = pytest.mark.timeout(900)  # an export takes minutes

@@ -17,6 +17,7 @@ from mcjepa import __version__
 from mcjepa.config import PRESETS, load_config
 from mcjepa.errors import McjepaError
 from mcjepa.evaluate_cli import add_compose, add_evaluate
+from mcjepa.quality import QUALITIES, quality_named
 from mcjepa.triton_cli import VARIANTS, add_triton_commands, write_variants
 
 REPOSITORY = Path("model_repository")
@@ -43,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(commands)
+    _add_rounds(commands)
     add_evaluate(commands, REPOSITORY)
     add_compose(commands)
     _add_export(commands)
@@ -61,6 +63,27 @@ def _add_train(commands: Any) -> None:
     p.add_argument("--init", type=Path, help="checkpoint whose weights a fresh run starts from")
     p.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     p.set_defaults(run_command=_train)
+
+
+def _add_rounds(commands: Any) -> None:
+    p = commands.add_parser(
+        "rounds", help="train round after round from the best weights, for as long as flow gains"
+    )
+    p.add_argument("--preset", default="nano", help=f"{', '.join(PRESETS)} or a TOML file (default: nano)")
+    p.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override a setting"
+    )
+    p.add_argument("--init", type=Path, required=True, help="checkpoint that the first round starts from")
+    p.add_argument("--folder", type=Path, required=True, help="for the runs and their figures")
+    p.add_argument("--minutes", type=float, default=60.0, help="length of a round (default: %(default)g)")
+    p.add_argument("--hours", type=float, default=8.0, help="of all rounds together (default: %(default)g)")
+    p.add_argument("--flow", type=Path, nargs="+", required=True, help="benchmarks, as of `evaluate flow`")
+    names = [quality.name for quality in QUALITIES]
+    p.add_argument("--quality", choices=names, default=names[-1], help="judged (default: %(default)s)")
+    p.add_argument("--knn-train", type=Path, nargs="+", default=[], help="labelled images, as of `knn`")
+    p.add_argument("--knn-test", type=Path, nargs="+", default=[], help="the same, to classify")
+    p.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+    p.set_defaults(run_command=_rounds)
 
 
 def _add_export(commands: Any) -> None:
@@ -92,6 +115,18 @@ def _train(args: argparse.Namespace) -> None:
     clock = [] if args.minutes is None else [f"train.minutes={args.minutes}"]
     last = train(load_config(args.preset, [*args.set, *clock]), args.run, args.init, args.device)
     print(last)
+
+
+def _rounds(args: argparse.Namespace) -> None:
+    from mcjepa.rounds import Judge, train_in_rounds
+
+    if args.device is not None:
+        _check_device(args.device)
+    if bool(args.knn_train) != bool(args.knn_test):
+        raise ValueError("--knn-train and --knn-test go together: give both or neither")
+    config = load_config(args.preset, [*args.set, f"train.minutes={args.minutes}"])
+    judge = Judge(args.flow, quality_named(args.quality), args.knn_train, args.knn_test)
+    print(train_in_rounds(config, args.folder, args.init, args.hours, judge.measure, args.device))
 
 
 def _check_device(name: str) -> None:

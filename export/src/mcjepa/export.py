@@ -17,10 +17,10 @@ from mcjepa.config import Config
 from mcjepa.files import write_atomic
 from mcjepa.model import MCJEPA
 from mcjepa.model.folding import folded
-from mcjepa.onnx_export import details_name, export_part, flow_name, graphs, match_name, parts
+from mcjepa.onnx_export import export_part, graphs, parts
 from mcjepa.onnx_whole import whole_embed, whole_flow
 from mcjepa.parity import ParityError, check_parity, parity_rows
-from mcjepa.quality import QUALITIES
+from mcjepa.quality import QUALITIES, details_name, flow_name, match_name
 from mcjepa.triton_config import model_config, parameters, write_config
 
 

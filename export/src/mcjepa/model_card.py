@@ -18,9 +18,8 @@ from mcjepa.evaluation.linear import linear_table
 from mcjepa.evaluation.propagate import propagation_table
 from mcjepa.evaluation.segment import segmentation_table
 from mcjepa.files import write_json, write_text
-from mcjepa.onnx_export import flow_name
 from mcjepa.parity import Parity, parity_table
-from mcjepa.quality import QUALITIES
+from mcjepa.quality import QUALITIES, flow_name
 from mcjepa.triton_config import Parameters, read_parameters, set_parameters
 
 RESULTS = "results.json"  # beside the card: what was measured on these weights

@@ -32,7 +32,7 @@ from torch.export import Dim
 from mcjepa import ops
 from mcjepa.model import MCJEPA
 from mcjepa.model.joint import STRIDE
-from mcjepa.quality import FAST, QUALITIES, Quality
+from mcjepa.quality import FAST, QUALITIES, Quality, details_name, flow_name, match_name
 
 OPSET = 18  # newer ones change GridSample, which several runtimes then compute wrongly or on the CPU
 MAPS = ("map_8", "map_16", "map_32", "grey")  # what is matched of a frame; the number is the stride
@@ -153,21 +153,6 @@ def graphs(model: MCJEPA) -> list[Graph]:
         Graph("mcjepa_flow_bidirectional", FlowModel(model, bidirectional=True), "frames", both),
         Graph("mcjepa_embed", EmbedModel(model), "images", ("embedding", "features")),
     ]
-
-
-def flow_name(quality: Quality) -> str:
-    """Return the name of the model of a quality."""
-    return "mcjepa_flow" if quality is FAST else f"mcjepa_flow_{quality.name}"
-
-
-def details_name(quality: Quality) -> str:
-    """Return the name of the part that gives the details of a quality that has detail passes."""
-    return f"details_{quality.name}"
-
-
-def match_name(quality: Quality) -> str:
-    """Return the name of the part that matches in a quality."""
-    return "match" if quality is FAST else f"match_{quality.name}"
 
 
 def matched_maps(quality: Quality) -> tuple[str, ...]:

@@ -20,10 +20,10 @@ from torch import nn
 from mcjepa.data.files import decode_rgb, list_images
 from mcjepa.errors import McjepaError
 from mcjepa.model import MCJEPA
-from mcjepa.onnx_export import Graph, flow_name, graphs
+from mcjepa.onnx_export import Graph, graphs
 from mcjepa.pictures import to_square
 from mcjepa.predictors import OnnxModels
-from mcjepa.quality import QUALITIES
+from mcjepa.quality import QUALITIES, flow_name
 
 SIZES = ((128, 192), (256, 448), (448, 1024))  # (H, W) px
 FLOW_LIMIT = 0.01  # px, the largest difference of any vector

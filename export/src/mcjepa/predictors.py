@@ -16,17 +16,9 @@ import onnxruntime as ort
 import torch
 
 from mcjepa.model import MCJEPA
-from mcjepa.onnx_export import (
-    DETAILS,
-    FEATURE_LEVEL,
-    MAPS,
-    details_name,
-    flow_name,
-    match_name,
-    matched_maps,
-)
+from mcjepa.onnx_export import DETAILS, FEATURE_LEVEL, MAPS, matched_maps
 from mcjepa.pictures import pad_to_stride, to_square, to_tensor
-from mcjepa.quality import FAST, QUALITIES, Quality
+from mcjepa.quality import FAST, QUALITIES, Quality, details_name, flow_name, match_name
 from mcjepa.triton_config import read_parameters
 
 FlowPredictor = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -138,7 +130,7 @@ class OnnxModels:
 class TorchModel:
     """A checkpoint, run by torch in float32: the same two calls as OnnxModels."""
 
-    qualities = QUALITIES
+    qualities: Sequence[Quality] = QUALITIES
 
     def __init__(self, model: MCJEPA) -> None:
         self.model = model.eval()

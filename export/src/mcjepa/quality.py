@@ -33,3 +33,18 @@ def quality_named(name: str) -> Quality:
         if quality.name == name:
             return quality
     raise ValueError(f"quality is {name!r}, expected one of {', '.join(q.name for q in QUALITIES)}")
+
+
+def flow_name(quality: Quality) -> str:
+    """Return the name of the model of a quality."""
+    return "mcjepa_flow" if quality is FAST else f"mcjepa_flow_{quality.name}"
+
+
+def details_name(quality: Quality) -> str:
+    """Return the name of the part that gives the details of a quality that has detail passes."""
+    return f"details_{quality.name}"
+
+
+def match_name(quality: Quality) -> str:
+    """Return the name of the part that matches in a quality."""
+    return "match" if quality is FAST else f"match_{quality.name}"

@@ -16,8 +16,7 @@ from pathlib import Path
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from mcjepa.onnx_export import flow_name
-from mcjepa.quality import QUALITIES
+from mcjepa.quality import QUALITIES, flow_name
 from mcjepa.triton_serving import BUCKETS
 
 MODELS = ("mcjepa_flow", "mcjepa_flow_bidirectional", "mcjepa_embed")  # every model repository has these

@@ -169,7 +169,7 @@ def small(frames, tmp_path_factory):
 def answer(server, small):
     """What the SDK gets for these frames."""
     with Client(server) as client:
-        return client.flow(*small, direction="both", occlusion=True)
+        return client.flow(*small, direction="both", occlusion=True, quality="best")  # as the page asks
 
 
 @pytest.fixture(scope="module")

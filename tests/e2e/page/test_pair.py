@@ -209,3 +209,15 @@ def test_times_are_shown_by_stage(shown):
     text = shown.page.inner_text("#pair .timing")
     for name in ("Total", "Server", "decode", "queue", "inference", "encode", "network and transfer"):
         assert re.search(rf"{name}\s+[\d.]+ m?s", text), name
+
+
+@pytest.mark.parametrize("quality", ["fast", "balanced"])
+def test_the_quality_can_be_chosen(shown, server, small, quality):
+    def is_of_it(reply):
+        return f"quality={quality}" in reply.url
+
+    with shown.page.expect_response(is_of_it) as reply:
+        shown.page.select_option("#pair-quality", quality)
+    assert reply.value.headers["x-quality"] == quality
+    assert quality in shown.page.inner_text("#pair .code code")
+    shown.page.select_option("#pair-quality", "best")
