@@ -209,12 +209,51 @@ def costly_files():
     return {
         "rle.bmp": b"BM" + struct.pack("<IHHI", 1078 + len(rows), 0, 0, 1078) + head + palette + rows,
         "scans.jpg": progressive[:-2] + scan * 101 + b"\xff\xd9",
+        "large.jpg": large_scans(progressive, 33),  # of 32 Mpx each
         "segments.jpg": JPEG[:2] + b"\xff\xe0\0\2" * 5000 + JPEG[2:],
         "padding.jpg": JPEG[:2] + b"\xff" * 5000 + JPEG[2:],
         "chunks.png": PNG[:33] + png_chunk(b"aaAa", b"") * 1000 + PNG[33:],
         "header.ppm": PPM[:3] + b" " * 5000 + PPM[3:],
         "comments.ppm": b"P1 48 32\n" + b"#\n" * 1001 + b"0" * 48 * 32,
+        "sign.ppm": b"P6 48 32 +99\n" + bytes(48 * 32 * 3),
     }
+
+
+def large_scans(progressive, scans):
+    """A JPEG whose header says 8192x4096 pixels, with so many scans of little data."""
+    size = progressive.index(b"\xff\xc2") + 5
+    large = progressive[:size] + struct.pack(">HH", 4096, 8192) + progressive[size + 4 :]
+    start = large.index(b"\xff\xda")
+    scan = large[large.rindex(b"\xff\xda") : -2]
+    return large[:start] + scan * scans + b"\xff\xd9"
+
+
+def test_a_large_jpeg_may_have_the_scans_of_an_encoder():
+    progressive = encode("JPEG", progressive=True)
+    server_rules.check_file(large_scans(progressive, 32))
+    with pytest.raises(ValueError, match="32 scans of 33554432 pixels"):
+        server_rules.check_file(large_scans(progressive, 33))
+
+
+@pytest.mark.parametrize("greatest", [1, 9, 100, 254, 256, 1023, 4095, 65534, 65535])
+@pytest.mark.parametrize("kind", [b"P5", b"P6"])
+def test_samples_of_another_range_are_scaled_as_pillow_does_and_not_in_python(
+    tmp_path, monkeypatch, kind, greatest
+):
+    shape = (HEIGHT, WIDTH, 3) if kind == b"P6" else (HEIGHT, WIDTH)
+    samples = np.random.default_rng(0).integers(0, greatest + 1, shape)
+    samples[0, 0] = min(greatest + 1, 65535 if greatest > 255 else 255)  # one beyond it
+    wide = samples.astype(">u2" if greatest > 255 else np.uint8).tobytes()
+    data = b"%b # range\n%d %d\n%d\n%b" % (kind, WIDTH, HEIGHT, greatest, wide)
+    slow = np.asarray(Image.open(io.BytesIO(data)))
+    if slow.dtype != np.uint8:
+        slow = np.rint(slow / 257)
+    slow = slow if slow.ndim == 3 else np.repeat(slow[..., None], 3, axis=2)
+    monkeypatch.setattr("PIL.PpmImagePlugin.PpmDecoder.decode", None)
+    np.testing.assert_array_equal(by_server(data)[0], slow)
+    np.testing.assert_array_equal(by_client(tmp_path, "1.ppm", data)[0], slow)
+    assert by_server(data[:-1]) is None
+    assert by_client(tmp_path, "2.ppm", data[:-1]) is None
 
 
 @pytest.mark.parametrize("name", costly_files())

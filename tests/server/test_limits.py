@@ -148,6 +148,62 @@ def test_large_bodies_leave_room_for_small_ones():
     assert budget.used == 0
 
 
+class Body:
+    """A request of its own to an application that runs; its body comes as slowly as is wanted."""
+
+    def __init__(self, app, size):
+        self.pieces = asyncio.Queue()
+        self.pieces.put_nowait(chunk(b" " * size))
+        self.sent = []
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/v1/embeddings",
+            "raw_path": b"/v1/embeddings",
+            "query_string": b"",
+            "headers": [(b"content-type", b"application/json")],
+        }
+        self.task = asyncio.create_task(app(scope, self.pieces.get, self.send))
+
+    async def send(self, message):
+        self.sent.append(message)
+
+    async def end(self):
+        self.pieces.put_nowait(chunk(b"", more=False))
+        await self.task
+        return self.sent[0]["status"], b"".join(message.get("body", b"") for message in self.sent)
+
+
+@pytest.mark.parametrize("patience", [0.0, 60.0])
+def test_where_there_is_no_room_what_does_not_arrive_makes_some(monkeypatch, patience):
+    monkeypatch.setattr("mcjepa_server.body._PATIENT_S", patience)
+    app = create_app(Settings(max_buffered_bytes=64 * 2**10), FakeEngine())
+    bodies = app.state.service.bodies
+
+    async def scenario():
+        async with app.router.lifespan_context(app):
+            stalled = [Body(app, 2**10 * size) for size in (30, 10, 20)]
+            while bodies.used < 60 * 2**10:
+                await asyncio.sleep(0)
+            late = Body(app, 10 * 2**10)
+            answers = [await late.end()]
+            used = bodies.used
+            answers += [await body.end() for body in stalled]
+            return used, answers
+
+    used, answers = asyncio.run(scenario())
+    statuses = [status for status, _ in answers]
+    if patience:
+        assert statuses[0] == 429
+        assert 408 not in statuses
+    else:  # the slowest is the second of those that had stalled
+        assert statuses == [400, 400, 408, 400]
+        assert b"max_buffered_bytes" in answers[2][1]
+        assert used == 50 * 2**10
+    assert bodies.used == 0
+    assert not bodies.arriving
+
+
 @pytest.mark.parametrize("kind", ['; filename="f"', ""])
 def test_parts_are_counted_while_they_arrive(kind):
     app = create_app(Settings(max_parts=10), FakeEngine())

@@ -116,7 +116,76 @@ def test_the_rest_of_a_refused_body_is_not_awaited_for_ever():
         )
         return await talk(connect, head + b"x")
 
-    assert run(scenario, header_timeout_s=0.05).startswith(b"HTTP/1.1 415 ")
+    timeouts = {"header_timeout_s": 0.05, "body_timeout_s": 0.05}
+    assert run(scenario, **timeouts).startswith(b"HTTP/1.1 415 ")
+
+
+MUCH = 2**22  # bytes, of which the kernels do not hold all
+
+
+def read_behind(port, request):
+    """Send all of a request before a reply is looked for, as many callers do; give the reply."""
+    with socket.create_connection(("127.0.0.1", port), 30) as connection:
+        connection.sendall(request)
+        reply = b""
+        while piece := connection.recv(2**16):  # up to an end, not a reset
+            reply += piece
+    return reply
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"Content-Length: %d\r\n\r\n" % MUCH,
+        b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % MUCH,
+    ],
+)
+@pytest.mark.parametrize(
+    ("limits", "status"),
+    [({"max_body_bytes": 2**16}, 413), ({"max_buffered_bytes": 2**16}, 429), ({"body_timeout_s": 1e-9}, 408)],
+)
+def test_a_caller_who_still_sends_reads_why_its_body_is_refused(head, limits, status):
+    async def scenario(connect, server):
+        kind = b"Content-Type: application/json\r\n"
+        start = b"POST /v1/embeddings HTTP/1.1\r\nHost: test\r\n" + kind + head
+        end = b"" if b"Length" in head else b"\r\n0\r\n\r\n"
+        port = server.servers[0].sockets[0].getsockname()[1]
+        reply = await asyncio.to_thread(read_behind, port, start + b" " * MUCH + end)
+        await until(lambda: not server.server_state.connections)
+        return reply
+
+    assert run(scenario, **limits).startswith(b"HTTP/1.1 %d " % status)
+
+
+def test_a_caller_who_still_sends_headers_reads_why_they_are_refused():
+    async def scenario(connect, server):
+        port = server.servers[0].sockets[0].getsockname()[1]
+        return await asyncio.to_thread(read_behind, port, GET + b"X-Much: " + b"a" * 2**19 + b"\r\n\r\n")
+
+    assert run(scenario, header_timeout_s=0.05).startswith(b"HTTP/1.1 431 ")
+
+
+def test_the_rest_of_a_refused_body_is_read_for_a_while_alone():
+    async def scenario(connect, server):
+        head = b"POST /v1/flow HTTP/1.1\r\nHost: test\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+        reader, writer = await connect()
+        writer.write(head + b"Content-Length: 99\r\n\r\nx")
+        reply = await read_to_the_end(reader)  # half closed
+        await until(lambda: not server.server_state.connections)
+        return reply
+
+    limits = {"max_body_bytes": 9, "header_timeout_s": 0.05, "body_timeout_s": 0.05}
+    assert run(scenario, **limits).startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_server_that_ends_waits_for_no_refused_body():
+    async def scenario(connect, server):
+        head = b"POST /v1/flow HTTP/1.1\r\nHost: test\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+        reader, writer = await connect()
+        writer.write(head + b"Content-Length: 99\r\n\r\nx")
+        return await read_to_the_end(reader)
+
+    assert run(scenario, max_body_bytes=9).startswith(b"HTTP/1.1 413 ")  # and run comes back
 
 
 def test_connections_over_the_limit_are_closed():
@@ -277,7 +346,8 @@ def test_a_refused_body_is_not_asked_for():
         head = b"POST /v1/flow HTTP/1.1\r\nHost: test\r\nContent-Type: text/plain\r\nExpect: 100-continue\r\n"
         return await talk(connect, head + b"Content-Length: 9\r\n\r\n")
 
-    assert run(scenario, header_timeout_s=0.05).startswith(b"HTTP/1.1 415 ")
+    timeouts = {"header_timeout_s": 0.05, "body_timeout_s": 0.05}
+    assert run(scenario, **timeouts).startswith(b"HTTP/1.1 415 ")
 
 
 def test_an_idle_connection_makes_room_for_a_new_one():

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from PIL import Image, UnidentifiedImageError
 
 from mcjepa_server.accepted import FORMATS, MIN_SIDE, PixelBudget
-from mcjepa_server.costly import check_file, check_metadata
+from mcjepa_server.costly import check_file, check_metadata, scale_samples
 from mcjepa_server.errors import ApiError, ImageTooLarge, InvalidInput, UndecodableImage
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def open_image(
         raise UndecodableImage(f"{param} is empty", param=param)
     try:
         check_file(data)
+        data = scale_samples(data)
         image = _open(data, param, budget)
         budget.check(image.width, image.height, param)
         _check_min_side(image, param)

@@ -11,7 +11,9 @@ import asyncio
 import json
 import logging
 import socket
+from contextlib import suppress
 from operator import itemgetter
+from types import SimpleNamespace
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -28,6 +30,7 @@ _LINE_BYTES = 4  # of a header besides its name and value: a colon, a space and 
 _UNSENT_BYTES = 2**17  # of a reply that the kernel takes before it is sent
 _CHUNK_BYTES = 5  # of a chunk at least, besides its data: its size and two ends of lines
 _BODY_PER_FRAMING = 8  # bytes of body that pay for one more of chunk headers
+_DISCARDED_BYTES = 2**20  # that may still come behind what was refused here, so that its caller reads why
 
 
 class _Stop(Exception):
@@ -49,6 +52,9 @@ class BoundedProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._is_in_head = True
         self._is_deaf = False  # what still arrives is not parsed
+        self._discarded = 0  # bytes of it
+        self._lingers = False  # closed for writing, and read until the request ends
+        self._may_linger = True
         self._parsed = 0  # bytes of what is not body, as far as it is parsed
         self._framing = 0  # and with what is not
         self._body = 0
@@ -78,6 +84,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._is_deaf:
+            self._discarded += len(data)
+            if self._lingers and self._discarded > _DISCARDED_BYTES:
+                self.transport.abort()
             return
         self._framing += len(data)
         if self._is_in_head and (self.cycle is None or self._is_answered()):
@@ -104,7 +113,7 @@ class BoundedProtocol(HttpToolsProtocol):
     # httptools
 
     def on_message_begin(self) -> None:
-        if self.cycle is not None and not self._is_answered():
+        if self._lingers or (self.cycle is not None and not self._is_answered()):
             self._is_deaf = True
             self.cycle.keep_alive = False
             raise _Stop
@@ -121,6 +130,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
+        self.cycle.transport = SimpleNamespace(  # type: ignore[assignment]
+            write=self.transport.write, is_closing=self.transport.is_closing, close=self._linger
+        )
         self._is_in_head = False
         self._body_since = self.loop.time()
         self._slack = self.settings.write_timeout_s
@@ -142,6 +154,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._body_since = None
         self._parsed = self._framing = self._body = 0
         self._stop_waiting()
+        if self._lingers:
+            self._close()
 
     # uvicorn
 
@@ -149,8 +163,16 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if self.transport.is_closing():
             self._time_the_reader()
-        elif self.cycle.response_complete and not self._is_in_head:
-            self._wait()  # for the rest of a body that was answered early, which nobody reads
+        elif self.cycle.response_complete and self._body_since is not None:
+            # for the rest of a body that was answered early, which nobody reads, as for one that is read
+            since = self.loop.time() - self._body_since
+            self._wait(max(self.settings.body_timeout_s - since, self.settings.header_timeout_s))
+
+    def shutdown(self) -> None:
+        self._may_linger = False
+        super().shutdown()
+        if self._lingers:
+            self._close()
 
     def timeout_keep_alive_handler(self) -> None:
         super().timeout_keep_alive_handler()
@@ -194,7 +216,31 @@ class BoundedProtocol(HttpToolsProtocol):
                 b"HTTP/1.1 %d %b\r\nContent-Type: %b\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b"
                 % (error.status, error.title.encode(), MEDIA_TYPE.encode(), len(body), body)
             )
-        self._close()
+            if not self._is_in_head:  # the application need not wait any longer
+                self.cycle.disconnected = True
+                self.cycle.message_event.set()
+            self._half_close()
+            self._wait()
+        else:
+            self._close()
+
+    def _linger(self) -> None:
+        """Close behind a reply, or at the end of the request if that still arrives.
+
+        Bytes that come to a closed connection reset it, and its caller may lose the reply.
+        """
+        if self._is_in_head:
+            self.transport.close()
+        else:
+            self._half_close()
+
+    def _half_close(self) -> None:
+        if self._may_linger and self.transport.can_write_eof():
+            self._lingers = True
+            with suppress(OSError):  # the caller has gone
+                self.transport.write_eof()
+        else:
+            self.transport.close()
 
     def _be_idle(self) -> None:
         """Arm uvicorn's timer of an idle connection, which it cancels when bytes come and arms with a reply
@@ -246,10 +292,11 @@ class BoundedProtocol(HttpToolsProtocol):
         min(candidates, key=itemgetter(0))[1].abort()
         return True
 
-    def _wait(self) -> None:
+    def _wait(self, seconds: float | None = None) -> None:
         if self._patience is None:
             self._waits_since = self.loop.time()
-            self._patience = self.loop.call_later(self.settings.header_timeout_s, self._too_slow)
+            seconds = self.settings.header_timeout_s if seconds is None else seconds
+            self._patience = self.loop.call_later(seconds, self._too_slow)
 
     def _stop_waiting(self) -> None:
         if self._patience is not None:

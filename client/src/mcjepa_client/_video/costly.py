@@ -1,4 +1,4 @@
-"""Image files that are small and would take long to decode: refused before a pixel is decoded.
+"""Image files that are small and would take long to decode: refused, or rewritten, before that.
 
 Pillow unpacks some kinds of file in Python, and reads all headers so; libjpeg goes over all pixels for each
 scan. Nothing here needs Pillow. The SDK has a copy, so that both come to the same verdict.
@@ -9,23 +9,26 @@ import struct
 from collections.abc import Mapping
 
 MAX_SCANS = 100  # of a JPEG; an encoder writes up to 10 or so
+MAX_SCANNED_PIXELS = 2**30  # pixels of a JPEG times its scans: 64 Mpx 16 times
 MAX_SEGMENTS = 4096  # of a JPEG; its data come in segments of up to 64 KiB
 MAX_PADDING = 4096  # bytes between the segments of a JPEG before its first scan, or of the header of a PPM
 MAX_COMPRESSED = 64  # chunks of a PNG that are compressed text or profiles, each of up to 1 MiB unpacked
 CHUNKS, BYTES_A_CHUNK = 256, 256  # a PNG may have so many chunks, and one more for each so many bytes
-MAX_SLOW_BYTES = 2**24  # of a PPM whose samples are text or have to be scaled
+MAX_SLOW_BYTES = 2**24  # of a PPM whose samples are text
 MAX_COMMENTS = 1000  # in the text of such a PPM
 MAX_EXIF_BYTES = 2**17  # where each of its entries may point to all of it
 
+_PIECE = 2**20  # samples scaled at once
 _PNG = b"\x89PNG\r\n\x1a\n"
 _MARKER = re.compile(rb"\xff[^\x00\xff]")
 _AFTER_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _ALONE = frozenset((0x01, *range(0xD0, 0xD9)))  # markers without a segment
 _START_OF_SCAN, _END = 0xDA, 0xD9
+_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _GAP = rb"(?:\s|#[^\r\n]*[\r\n])+"
 _SIZE = _GAP + rb"\d+" + _GAP + rb"\d+"
 _PPM = re.compile(rb"P(?:[14]%b|\w+%b%b[^\s#]+)\s" % (_SIZE, _SIZE, _GAP))
-_FAST_PPM = re.compile(rb"P(?:4%b|5%b%b(?:255|65535)|6%b%b255)\s" % (_SIZE, _SIZE, _GAP, _SIZE, _GAP))
+_BINARY_PPM = re.compile(rb"P(?![1-4f]\s)(\w+)%b%b(\d+)\s" % (_SIZE, _GAP))
 
 
 def check_file(data: bytes) -> None:
@@ -49,7 +52,7 @@ def check_metadata(info: Mapping[str | tuple[int, int], object]) -> None:
 
 
 def _check_jpeg(data: bytes) -> None:
-    scans = segments = padding = 0
+    scans = segments = padding = pixels = 0
     place, pattern = 2, _MARKER
     while found := pattern.search(data, place):
         marker = data[found.start() + 1]
@@ -59,13 +62,22 @@ def _check_jpeg(data: bytes) -> None:
             break
         place, segments = found.end(), segments + 1
         if marker not in _ALONE:
+            if marker in _START_OF_FRAME:
+                pixels = int.from_bytes(data[place + 3 : place + 5]) * int.from_bytes(
+                    data[place + 5 : place + 7]
+                )
             place += int.from_bytes(data[place : place + 2])
         scans += marker == _START_OF_SCAN
         pattern = _AFTER_SCAN if scans else _MARKER
-        if scans > MAX_SCANS or segments > MAX_SEGMENTS:
+        if scans > MAX_SCANS or segments > MAX_SEGMENTS or scans * pixels > MAX_SCANNED_PIXELS:
             break
     if scans > MAX_SCANS:
         raise ValueError(f"it has over {MAX_SCANS} scans; save it with fewer, or not progressive")
+    if scans * pixels > MAX_SCANNED_PIXELS:
+        raise ValueError(
+            f"it has over {MAX_SCANNED_PIXELS // pixels} scans of {pixels} pixels; save it with fewer, or "
+            "not progressive"
+        )
     if segments > MAX_SEGMENTS:
         raise ValueError(f"it has over {MAX_SEGMENTS} segments; save it without metadata")
     if padding > MAX_PADDING:
@@ -99,12 +111,43 @@ def _check_ppm(data: bytes) -> None:
     head = data[:MAX_PADDING]
     if not _PPM.match(head):
         raise ValueError(f"its header is not that of a PPM, or has over {MAX_PADDING} bytes")
-    if _FAST_PPM.match(head):
+    if data[1:2] not in (b"1", b"2", b"3"):
         return
     if len(data) > MAX_SLOW_BYTES:
         raise ValueError(
-            f"it has {len(data)} bytes; the limit is {MAX_SLOW_BYTES} for PPM that is text or has other "
-            "samples than 0 to 255; save it as binary PPM with 255, or as PNG"
+            f"it has {len(data)} bytes; the limit is {MAX_SLOW_BYTES} for PPM that is text; save it as "
+            "binary PPM, or as PNG"
         )
-    if data[1:2] in (b"1", b"2", b"3") and data.count(b"#") > MAX_COMMENTS:
+    if data.count(b"#") > MAX_COMMENTS:
         raise ValueError(f"it has over {MAX_COMMENTS} comments")
+
+
+def scale_samples(data: bytes) -> bytes:
+    """Return a file as it is, or a binary PPM of samples that Pillow would scale in Python with them scaled.
+
+    They are rounded as Pillow does. Raises ValueError if the greatest sample is no number.
+    """
+    if not data.startswith(b"P"):
+        return data
+    head = _BINARY_PPM.match(data[:MAX_PADDING])
+    if head is None:
+        if data[1:2] in (b"5", b"6"):
+            raise ValueError("the greatest sample in its header is not a number")
+        return data
+    greatest = int(head[2])
+    is_grey = head[1] == b"5"
+    if greatest == 255 or (greatest == 65535 and is_grey) or not 0 < greatest < 65536:
+        return data
+    before, samples = data[: head.start(2)], data[head.end() :]
+    if greatest < 256:
+        table = bytes(min(255, round(value / greatest * 255)) for value in range(256))
+        return before + b"255\n" + samples.translate(table)
+    import numpy as np
+
+    top = 65535 if is_grey else 255
+    scaled = np.minimum(np.rint(np.arange(65536) / greatest * top), top).astype(
+        ">u2" if is_grey else np.uint8
+    )
+    wide = np.frombuffer(samples[: len(samples) // 2 * 2], ">u2")
+    pieces = (scaled[wide[start : start + _PIECE]].tobytes() for start in range(0, len(wide), _PIECE))
+    return b"".join((before, b"%d\n" % top, *pieces))

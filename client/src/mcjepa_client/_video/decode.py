@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image as pillow, UnidentifiedImageError
 
 from mcjepa_client._errors import VideoError
-from mcjepa_client._video.costly import check_file, check_metadata
+from mcjepa_client._video.costly import check_file, check_metadata, scale_samples
 from mcjepa_client._video.frames import Image
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM")
@@ -41,6 +41,7 @@ def decode_image(data: bytes, name: str) -> Image:
     """
     try:
         check_file(data)
+        data = scale_samples(data)
         image = pillow.open(io.BytesIO(data), formats=FORMATS)
         if image.format == "PNG":
             image.verify()  # the checksums, which decoding skips; leaves the image unusable
