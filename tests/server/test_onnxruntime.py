@@ -206,6 +206,14 @@ def test_a_better_quality_matches_the_details_of_the_frames_too(engine, backward
         np.testing.assert_array_equal(best.flow_backward, 2 * fast.flow_backward)
 
 
+def test_a_better_quality_is_opened_when_it_is_first_asked_for(engine, clip):
+    assert list(engine._sessions.qualities) == ["fast"]
+    asyncio.run(engine.infer_flow(clip[:, :2], False, quality="best"))
+    opened = engine._sessions.qualities["best"]
+    asyncio.run(engine.infer_flow(clip[:, :2], False, quality="best"))
+    assert engine._sessions.qualities["best"] is opened
+
+
 @pytest.mark.parametrize("part", ["details_best.onnx", "match_best.onnx"])
 def test_a_quality_without_its_parts_is_named_at_the_start(repository, part):
     (repository / "mcjepa_flow" / "1" / part).unlink()
@@ -320,7 +328,8 @@ def test_a_call_that_fails_or_is_cancelled_leaves_its_lanes(repository, clip):
 @pytest.mark.parametrize(("threads", "workers"), [(1, 1), (1, 2)])
 def test_nothing_is_loaded_twice_for_one_thread(repository, threads, workers):
     engine = load(repository, threads, workers)
-    for sessions in engine._sessions.qualities.values():
+    for quality in engine.contract.qualities:
+        sessions = engine._sessions.qualities[quality]
         assert sessions.match is sessions.match_alone
     asyncio.run(engine.close())
 

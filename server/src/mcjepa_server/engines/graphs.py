@@ -36,6 +36,11 @@ def match_part(quality: Quality) -> str:
     return MATCH if quality == FAST else f"{MATCH}_{quality}"
 
 
+def parts_of(quality: Quality) -> list[str]:
+    """Return the names of the parts that this quality alone needs."""
+    return [match_part(quality)] if quality == FAST else [details_part(quality), match_part(quality)]
+
+
 def matched(quality: Quality, end: str) -> list[str]:
     """Return the inputs of :func:`match_part` of one frame; ``end`` is start or end, of the flow."""
     return [f"{end}_{name}" for name in (MAPS if quality == FAST else (*MAPS, DETAILS))]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import onnxruntime as ort
@@ -24,6 +25,7 @@ from mcjepa_server.engines.graphs import (
     graph_file,
     match_part,
     matched,
+    parts_of,
 )
 
 #: A thread that waits for its part of the next node looks for it this long before it sleeps, in ONNX Runtime
@@ -50,6 +52,21 @@ class QualitySessions:
     details: ort.InferenceSession | None  # of a frame, where the quality has them
     match: ort.InferenceSession
     match_alone: ort.InferenceSession  # with all threads
+
+
+class QualitiesOnFirstUse(dict[Quality, QualitySessions]):
+    """Graphs of the qualities, each opened when it is first asked for: they take 30 MB each."""
+
+    def __init__(self, open_one: Callable[[Quality], QualitySessions]) -> None:
+        super().__init__()
+        self._open_one = open_one
+        self._lock = Lock()
+
+    def __missing__(self, quality: Quality) -> QualitySessions:
+        with self._lock:
+            if quality not in self:
+                self[quality] = self._open_one(quality)
+            return self[quality]
 
 
 @dataclass(frozen=True)
@@ -79,11 +96,12 @@ class Sessions:
                 match_alone=match if lanes == 1 else open_one(match_part(quality), threads),
             )
 
-        return cls(
-            frame=open_one(FRAME, shared),
-            qualities={quality: of_quality(quality) for quality in contract.qualities},
-            embed=open_one(SMALL, shared),
-        )
+        for quality in contract.qualities:
+            for name in parts_of(quality):
+                graph_file(repository, name)  # what is missing shows now
+        qualities = QualitiesOnFirstUse(of_quality)
+        qualities[FAST]  # which canaries need
+        return cls(frame=open_one(FRAME, shared), qualities=qualities, embed=open_one(SMALL, shared))
 
     def encode_frame(self, options: ort.RunOptions, frame: Uint8Array, quality: Quality = FAST) -> Encoded:
         """(1, H, W, 3) RGB."""
