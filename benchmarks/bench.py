@@ -21,7 +21,7 @@ import engines
 import gateways
 from common import HEIGHT, WIDTH, machine, read_frames, rounded, write_json
 from mcjepa_server import Settings
-from mcjepa_server.engines.select import find_model_repository
+from mcjepa_server.engines.factory import find_model_repository
 
 #: What is asked of the client at a start, and what NumPy and the HTTP client take of it.
 IMPORTS = ("import mcjepa_client", "from mcjepa_client import Client", "import numpy, httpx2")

@@ -23,7 +23,7 @@ from typing import Any
 import httpx2
 import numpy as np
 from capacity_simulation import Cell, expected_latency, simulate
-from mcjepa_server.engine import Engine
+from mcjepa_server.engines.base import Engine
 from mcjepa_server.engines.fake import FakeEngine
 from mcjepa_server.engines.onnxruntime import OnnxRuntimeEngine
 from servers import cpu_seconds

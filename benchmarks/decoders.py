@@ -10,10 +10,10 @@ import time
 from functools import partial
 
 from mcjepa_server import Settings
-from mcjepa_server.accepted import PixelBudget
-from mcjepa_server.clips import decode_clip
-from mcjepa_server.decoders import Decoders
-from mcjepa_server.geometry import Padding, plan_geometry
+from mcjepa_server.decoding.clip import decode_clip
+from mcjepa_server.decoding.pool import Decoders
+from mcjepa_server.imaging.geometry import Padding, plan_geometry
+from mcjepa_server.imaging.limits import PixelBudget
 from prometheus_client import Counter
 from serving import frames, machine
 

@@ -12,11 +12,11 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 from common import HEIGHT, WIDTH, Turns, Uint8Array, rounded, run_and_forget, take_turns
-from mcjepa_server.engine import Engine
+from mcjepa_server.engines.base import Engine
 from mcjepa_server.engines.onnxruntime import OnnxRuntimeEngine
 from mcjepa_server.engines.openvino import OpenVinoEngine
-from mcjepa_server.geometry import split_clip
-from mcjepa_server.scaling import resize_square
+from mcjepa_server.imaging.geometry import split_clip
+from mcjepa_server.imaging.resize import resize_square
 
 CLIP, BATCH = 16, 32
 #: Of times, and how their ratios are marked.

@@ -8,12 +8,13 @@ from collections.abc import Callable
 import numpy as np
 from hostile import BOUNDARY, file, images, multipart
 from mcjepa_client import InputError, flow_io
-from mcjepa_server.accepted import PixelBudget
-from mcjepa_server.body import ByteBudget, read_form
+from mcjepa_server.api.request_body import read_form
 from mcjepa_server.config import Settings
+from mcjepa_server.decoding.embed_inputs import decode_base64
+from mcjepa_server.decoding.images import decode_image
 from mcjepa_server.errors import ApiError
-from mcjepa_server.images import decode_image
-from mcjepa_server.squares import decode_base64
+from mcjepa_server.imaging.limits import PixelBudget
+from mcjepa_server.scheduling.byte_budget import ByteBudget
 from starlette.requests import Request
 
 PIXELS = 2**18

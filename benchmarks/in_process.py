@@ -6,13 +6,14 @@ import asyncio
 from pathlib import Path
 
 from common import Uint8Array, encode_png, run_and_forget, take_turns
-from mcjepa_server.accepted import PixelBudget
+from mcjepa_server.api.flow_encoding import encode_flo
+from mcjepa_server.decoding.images import decode_image
 from mcjepa_server.engines.onnxruntime import OnnxRuntimeEngine
-from mcjepa_server.flowcodec import Buffers, encode_flo
-from mcjepa_server.geometry import Padding, plan_geometry
-from mcjepa_server.images import decode_image
-from mcjepa_server.memory import GATEWAY_BYTES, keep_freed_memory
-from mcjepa_server.scaling import pack_clip, unpack_flow
+from mcjepa_server.imaging.geometry import Padding, plan_geometry
+from mcjepa_server.imaging.limits import PixelBudget
+from mcjepa_server.imaging.resize import pack_clip, unpack_flow
+from mcjepa_server.observability.malloc import GATEWAY_BYTES, keep_freed_memory
+from mcjepa_server.types import Buffers
 
 
 class InProcess:

@@ -14,13 +14,13 @@ import cv2
 import numpy as np
 from common import Uint8Array, machine, read_frames, rounded, take_turns
 from mcjepa_server import Settings
-from mcjepa_server.accepted import PixelBudget
-from mcjepa_server.engines.graphs import graph_file
-from mcjepa_server.engines.select import find_model_repository
-from mcjepa_server.frames import decode_squares
-from mcjepa_server.images import decode_image
-from mcjepa_server.memory import keep_freed_memory
-from mcjepa_server.scaling import resize_square
+from mcjepa_server.decoding.frames import decode_embed_inputs
+from mcjepa_server.decoding.images import decode_image
+from mcjepa_server.engines.factory import find_model_repository
+from mcjepa_server.engines.signatures import graph_file
+from mcjepa_server.imaging.limits import PixelBudget
+from mcjepa_server.imaging.resize import resize_square
+from mcjepa_server.observability.malloc import keep_freed_memory
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it looks at its first import
 import onnxruntime as ort
@@ -77,7 +77,7 @@ def whole(data: bytes) -> Uint8Array:
 
 
 def smaller(data: bytes) -> Uint8Array:
-    pixels, _ = decode_squares((data,), ("photo",), PixelBudget(PIXELS, PIXELS), SIDE)
+    pixels, _ = decode_embed_inputs((data,), ("photo",), PixelBudget(PIXELS, PIXELS), SIDE)
     return np.frombuffer(pixels, np.uint8).reshape(SIDE, SIDE, 3)
 
 

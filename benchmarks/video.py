@@ -38,9 +38,9 @@ import numpy as np
 from common import machine, write_json
 from mcjepa_client import Client
 from mcjepa_server import Settings
-from mcjepa_server.engine import Uint8Array
-from mcjepa_server.engines.select import make_engine
-from mcjepa_server.metrics import Metrics
+from mcjepa_server.engines.factory import make_engine
+from mcjepa_server.observability.metrics import Metrics
+from mcjepa_server.types import Uint8Array
 
 WIDTH, HEIGHT, FRAMES = 640, 360, 250
 SMALL = (64, 48)

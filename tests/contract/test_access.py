@@ -2,7 +2,7 @@
 
 import mcjepa_client
 import pytest
-from mcjepa_server.keys import add_key
+from mcjepa_server.http.keys import add_key
 
 
 @pytest.fixture

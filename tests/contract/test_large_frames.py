@@ -9,7 +9,7 @@ from mcjepa_client._video.clips import ClipLimits, clip_length
 from mcjepa_client._video.shrink import computed_size, enlarge_mask, shrink
 from mcjepa_server.engines.fake import FakeEngine
 from mcjepa_server.errors import InvalidInput
-from mcjepa_server.geometry import Padding, plan_geometry
+from mcjepa_server.imaging.geometry import Padding, plan_geometry
 from PIL import Image
 
 LIMITS = ClipLimits(frames=32, pixels=2**26, body_bytes=2**26, max_side=1024, compute_pixels=2**20)

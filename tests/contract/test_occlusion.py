@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from mcjepa_client import occlusion
-from mcjepa_server.occlusion import occlusion_mask
+from mcjepa_server.imaging.occlusion import occlusion_mask
 
 
 @pytest.mark.parametrize("scale", [0.3, 3, 30])

@@ -11,10 +11,10 @@ import pytest
 from mcjepa_client import VideoError
 from mcjepa_client._video import costly as client_rules
 from mcjepa_client._video.sources import open_source
-from mcjepa_server import costly as server_rules
-from mcjepa_server.accepted import PixelBudget
+from mcjepa_server.decoding import decode_cost as server_rules
+from mcjepa_server.decoding.images import decode_image
 from mcjepa_server.errors import ApiError
-from mcjepa_server.images import decode_image
+from mcjepa_server.imaging.limits import PixelBudget
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 

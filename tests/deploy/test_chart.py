@@ -11,8 +11,8 @@ import yaml
 from mcjepa.triton_serving import BUCKETS
 from mcjepa_server import Settings, create_app
 from mcjepa_server.engines.fake import FakeEngine
-from mcjepa_server.keys import read_keys
-from mcjepa_server.metrics import Metrics
+from mcjepa_server.http.keys import read_keys
+from mcjepa_server.observability.metrics import Metrics
 from prometheus_client import generate_latest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -358,6 +358,6 @@ def test_at_most_one_member_of_each_kind_is_evicted(render):
 
 
 def test_the_chart_has_the_version_of_the_gateway():
-    from mcjepa_server.version import __version__
+    from mcjepa_server import __version__
 
     assert yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"] == __version__

@@ -8,9 +8,12 @@ import tracemalloc
 import numpy as np
 import pytest
 from hypothesis import example, given, strategies as st
-from mcjepa_server import Settings, formats
-from mcjepa_server.accepted import PixelBudget
-from mcjepa_server.body import ByteBudget, Form, read_form
+from mcjepa_server import Settings
+from mcjepa_server.api import formats
+from mcjepa_server.api.formats import choose_format
+from mcjepa_server.api.request_body import Form, read_form
+from mcjepa_server.decoding.embed_inputs import decode_base64
+from mcjepa_server.decoding.images import decode_image
 from mcjepa_server.errors import (
     ApiError,
     ImageTooLarge,
@@ -19,9 +22,8 @@ from mcjepa_server.errors import (
     NotAcceptable,
     UndecodableImage,
 )
-from mcjepa_server.images import decode_image
-from mcjepa_server.negotiate import choose_format
-from mcjepa_server.squares import decode_base64
+from mcjepa_server.imaging.limits import PixelBudget
+from mcjepa_server.scheduling.byte_budget import ByteBudget
 from starlette.requests import Request
 
 LIMIT = 2**20

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from mcjepa.triton_serving import BUCKETS
 from mcjepa_server import Settings
-from mcjepa_server.metrics import Metrics
+from mcjepa_server.observability.metrics import Metrics
 from prometheus_client import generate_latest
 
 

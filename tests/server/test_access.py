@@ -12,13 +12,14 @@ from datetime import date, timedelta
 
 import httpx2
 import pytest
-from mcjepa_server import Settings, access, create_app, keys, logs
-from mcjepa_server.access import Access
+from mcjepa_server import Settings, create_app
 from mcjepa_server.cli import main
 from mcjepa_server.engines.fake import FakeEngine
 from mcjepa_server.errors import RateLimited
-from mcjepa_server.keys import Key, KeyFileError, KeyRing, add_key, hash_key, read_keys, revoke_key
-from mcjepa_server.ratelimit import RateLimit
+from mcjepa_server.http import auth, keys
+from mcjepa_server.http.auth import Access, RateLimit
+from mcjepa_server.http.keys import Key, KeyFileError, KeyRing, add_key, hash_key, read_keys, revoke_key
+from mcjepa_server.observability import logs
 
 
 @pytest.fixture
@@ -274,7 +275,7 @@ def test_a_key_counts_through_its_last_day(serve, key_file, check_problem, monke
     client = serve(api_keys_file=key_file)
     assert client.get("/v1/info", headers=bearer(alice)).status_code == 200
     tomorrow = keys.today() + timedelta(days=1)
-    monkeypatch.setattr(access, "today", lambda: tomorrow)
+    monkeypatch.setattr(auth, "today", lambda: tomorrow)
     body = check_problem(client.get("/v1/info", headers=bearer(alice)), 401, "unauthorized")
     assert str(keys.today()) in body["detail"]
     with pytest.raises(KeyFileError, match="expires"):

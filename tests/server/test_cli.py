@@ -14,8 +14,9 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from mcjepa_server import __main__ as command, cli, listening
+from mcjepa_server import __main__ as command, cli
 from mcjepa_server.cli import main
+from mcjepa_server.http import listening
 
 COMMAND = [sys.executable, "-m", "mcjepa_server"]
 

@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 from mcjepa_server import Settings, create_app
-from mcjepa_server.contract import load_contract, read_config
-from mcjepa_server.engines.select import find_model_repository
+from mcjepa_server.engines.contract import load_contract, read_config
+from mcjepa_server.engines.factory import find_model_repository
 from mcjepa_server.errors import ContractError
 from starlette.testclient import TestClient
 

@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from mcjepa_server import cores
+from mcjepa_server import config
 
 
 @pytest.mark.parametrize(
@@ -22,10 +22,10 @@ def test_threads_of_one_core_count_once(siblings, allowed, expected, tmp_path, m
         folder.mkdir(parents=True)
         (folder / "thread_siblings_list").write_text(f"{text}\n")
     (tmp_path / "cpufreq").mkdir()
-    monkeypatch.setattr(cores, "TOPOLOGY", tmp_path)
+    monkeypatch.setattr(config, "TOPOLOGY", tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(allowed)), raising=False)
-    assert cores.usable_cores() == expected
+    assert config.usable_cores() == expected
 
 
 def test_there_is_one_at_least():
-    assert 1 <= cores.usable_cores() <= os.cpu_count()
+    assert 1 <= config.usable_cores() <= os.cpu_count()

@@ -11,11 +11,13 @@ from functools import partial
 
 import numpy as np
 import pytest
-from mcjepa_server import Settings, create_app, workers
-from mcjepa_server.accepted import PixelBudget
-from mcjepa_server.clips import decode_clip
-from mcjepa_server.decoder_protocol import DONE, ERRORS, MAGIC, MAX_TEXT_BYTES, REPLY
-from mcjepa_server.decoders import Decoders
+from mcjepa_server import Settings, create_app
+from mcjepa_server.decoding import process
+from mcjepa_server.decoding.clip import decode_clip
+from mcjepa_server.decoding.frames import decode_embed_inputs, decode_frame
+from mcjepa_server.decoding.messages import DONE, ERRORS, MAGIC, MAX_TEXT_BYTES, REPLY
+from mcjepa_server.decoding.pool import Decoders
+from mcjepa_server.decoding.sandbox import landlock_version
 from mcjepa_server.engines.fake import FakeEngine
 from mcjepa_server.errors import (
     DeadlineExceeded,
@@ -25,10 +27,9 @@ from mcjepa_server.errors import (
     NotReady,
     UndecodableImage,
 )
-from mcjepa_server.frames import decode_frame, decode_squares
-from mcjepa_server.geometry import Padding, plan_geometry
-from mcjepa_server.sandbox import landlock_version
-from mcjepa_server.scaling import pack_clip
+from mcjepa_server.imaging.geometry import Padding, plan_geometry
+from mcjepa_server.imaging.limits import PixelBudget
+from mcjepa_server.imaging.resize import pack_clip
 from prometheus_client import Counter
 from starlette.testclient import TestClient
 
@@ -55,7 +56,7 @@ HANG = b"#\nimport time\ntime.sleep(1000)"
 
 @pytest.fixture(autouse=True)
 def _taken_over(monkeypatch):
-    monkeypatch.setattr(workers, "_SERVE", TAKEN_OVER)
+    monkeypatch.setattr(process, "_SERVE", TAKEN_OVER)
 
 
 def work(job, processes=1, **settings):
@@ -115,7 +116,7 @@ def test_pixels_are_those_that_a_thread_decodes(encode, picture, height, width):
 
     async def job(pool):
         return [await frame(pool, data) for data in files], [
-            await pool.run(decode_squares, files, names, BUDGET, side, param="a") for side in (32, 224)
+            await pool.run(decode_embed_inputs, files, names, BUDGET, side, param="a") for side in (32, 224)
         ]
 
     frames, squares = work(job)[0]
@@ -124,7 +125,7 @@ def test_pixels_are_those_that_a_thread_decodes(encode, picture, height, width):
         assert geometry == expected_geometry
         assert bytes(pixels) == expected
     assert [bytes(pixels) for pixels, _ in squares] == [
-        decode_squares(files, names, BUDGET, side)[0] for side in (32, 224)
+        decode_embed_inputs(files, names, BUDGET, side)[0] for side in (32, 224)
     ]
 
 
@@ -199,7 +200,7 @@ def test_a_file_whose_process_is_killed_twice_is_not_to_blame(encode, picture):
     ],
 )
 def test_a_process_that_ends_by_itself_breaks_down_on_its_file(end, monkeypatch):
-    monkeypatch.setattr(workers, "_END_S", 0.1)
+    monkeypatch.setattr(process, "_END_S", 0.1)
 
     async def job(pool):
         with pytest.raises(UndecodableImage) as caught:
@@ -304,7 +305,7 @@ def test_where_one_process_of_two_can_be_started_all_wait_for_it(monkeypatch, en
 
 
 def test_a_process_that_cannot_be_confined_is_not_used(monkeypatch):
-    monkeypatch.setattr(workers, "_SERVE", "raise SystemExit(7)")
+    monkeypatch.setattr(process, "_SERVE", "raise SystemExit(7)")
 
     async def job(pool):
         with pytest.raises(NotReady):
@@ -321,8 +322,8 @@ def test_without_threads_to_wait_in_processes_end_and_none_is_ready(monkeypatch)
         with pytest.raises(NotReady):
             await frame(pool, b"")
 
-    monkeypatch.setattr(workers, "_SERVE", "raise SystemExit(7)")
-    monkeypatch.setattr(workers, "run_sync", refuse)
+    monkeypatch.setattr(process, "_SERVE", "raise SystemExit(7)")
+    monkeypatch.setattr(process, "run_sync", refuse)
     assert work(job)[1] == 2
 
 
@@ -432,7 +433,7 @@ def test_errors_come_back_whole(encode, picture):
         assert caught.value.param == "frame1"
         files = (encode(picture()), b"junk")
         with pytest.raises(UndecodableImage) as caught:
-            await pool.run(decode_squares, files, ("a", "b"), BUDGET, 32, param="a to b")
+            await pool.run(decode_embed_inputs, files, ("a", "b"), BUDGET, 32, param="a to b")
         return caught.value.param
 
     assert work(job)[0] == "b"

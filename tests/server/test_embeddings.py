@@ -9,11 +9,11 @@ import numpy as np
 import openai
 import pytest
 from mcjepa_server import Settings, create_app
+from mcjepa_server.api.embeddings import parse_request
+from mcjepa_server.api.schemas import EmbeddingRequest
 from mcjepa_server.engines.fake import FakeEngine
 from mcjepa_server.errors import InvalidInput, MalformedRequest
-from mcjepa_server.routes.embeddings import parse_request
-from mcjepa_server.scaling import resize_square
-from mcjepa_server.schemas import EmbeddingRequest
+from mcjepa_server.imaging.resize import resize_square
 
 
 def as_uri(data):

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 from mcjepa_server import Settings, create_app
-from mcjepa_server.contract import NOT_MEASURED
+from mcjepa_server.engines.contract import NOT_MEASURED
 from mcjepa_server.engines.fake import FAKE_CONTRACT, FakeEngine
 from starlette.testclient import TestClient
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 from mcjepa_server.errors import InvalidInput
-from mcjepa_server.geometry import Geometry, Padding, max_aspect, plan_geometry, split_clip
-from mcjepa_server.scaling import pack_clip, resize_square, unpack_flow
+from mcjepa_server.imaging.geometry import Geometry, Padding, max_aspect, plan_geometry, split_clip
+from mcjepa_server.imaging.resize import pack_clip, resize_square, unpack_flow
 
 STRIDE = Padding(64, smallest_side=128)
 BUCKETS = Padding(64, ((1024, 448), (640, 384), (1024, 576)), 0.25)

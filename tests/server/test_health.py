@@ -7,7 +7,7 @@ import pytest
 from mcjepa_server import Settings, create_app
 from mcjepa_server.engines.fake import FakeEngine
 from mcjepa_server.errors import ContractError
-from mcjepa_server.service import Service
+from mcjepa_server.scheduling.lifecycle import Service
 from starlette.testclient import TestClient
 
 

@@ -6,9 +6,9 @@ import zlib
 import cv2
 import numpy as np
 import pytest
-from mcjepa_server.accepted import PixelBudget
+from mcjepa_server.decoding.images import decode_image
 from mcjepa_server.errors import ImageTooLarge, InvalidInput, UndecodableImage
-from mcjepa_server.images import decode_image
+from mcjepa_server.imaging.limits import PixelBudget
 from PIL import Image
 
 ORIENTATION = 0x0112

@@ -6,10 +6,10 @@ import weakref
 
 import pytest
 from mcjepa_server import Settings, create_app
-from mcjepa_server.body import ByteBudget
+from mcjepa_server.api.request_body import Form, FormReader
 from mcjepa_server.engines.fake import FakeEngine
 from mcjepa_server.errors import Overloaded
-from mcjepa_server.forms import Form, FormReader
+from mcjepa_server.scheduling.byte_budget import ByteBudget
 
 MULTIPART = {"content-type": "multipart/form-data; boundary=x"}
 HEAD = b'--x\r\nContent-Disposition: form-data; name="frame1"; filename="1"\r\n\r\n'
@@ -176,7 +176,7 @@ class Body:
 
 @pytest.mark.parametrize("patience", [0.0, 60.0])
 def test_where_there_is_no_room_what_does_not_arrive_makes_some(monkeypatch, patience):
-    monkeypatch.setattr("mcjepa_server.body._PATIENT_S", patience)
+    monkeypatch.setattr("mcjepa_server.api.request_body._PATIENT_S", patience)
     app = create_app(Settings(max_buffered_bytes=64 * 2**10), FakeEngine())
     bodies = app.state.service.bodies
 
@@ -281,7 +281,7 @@ def test_a_body_that_was_read_is_kept_by_nobody(body, monkeypatch):
             super().__init__(*args)
             readers.add(self)
 
-    monkeypatch.setattr("mcjepa_server.body.FormReader", Noted)
+    monkeypatch.setattr("mcjepa_server.api.request_body.FormReader", Noted)
     app = create_app(Settings(), FakeEngine())
     gc.collect()
     gc.disable()

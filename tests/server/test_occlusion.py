@@ -1,7 +1,7 @@
 """The forward-backward check against a naive loop and on cases that are known."""
 
 import numpy as np
-from mcjepa_server.occlusion import occlusion_mask
+from mcjepa_server.imaging.occlusion import occlusion_mask
 
 
 def constant(dx, dy, shape=(12, 20)):

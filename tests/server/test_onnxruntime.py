@@ -15,7 +15,7 @@ import pytest
 from mcjepa_server import Settings, create_app
 from mcjepa_server.engines.fake import FakeEngine
 from mcjepa_server.engines.onnxruntime import OnnxRuntimeEngine
-from mcjepa_server.engines.sessions import QualitySessions, Sessions
+from mcjepa_server.engines.ort_sessions import QualitySessions, Sessions
 from mcjepa_server.errors import ContractError, EngineError
 from onnx import TensorProto
 from starlette.testclient import TestClient
@@ -352,10 +352,10 @@ async def scenario():
     await engine.infer_flow(frames, False, embed=False)
     busy = asyncio.create_task(engine.infer_flow(frames, False, embed=False))
     await asyncio.sleep(0)
-    await engine.give_back()  # not now
+    await engine.trim_memory()  # not now
     await busy
     before = resident()
-    await engine.give_back()
+    await engine.trim_memory()
     print(before - resident())
     await engine.close()
 
@@ -378,11 +378,11 @@ def test_memory_is_given_back_once_after_calls_and_not_during_one(engine, clip):
         await engine.infer_flow(clip, False, embed=False)
         busy = asyncio.create_task(engine.infer_flow(clip, False, embed=False))
         await asyncio.sleep(0)
-        await engine.give_back()  # not now
+        await engine.trim_memory()  # not now
         await busy
         runs = [len(spy.runs)]
         for _ in range(2):  # the second time there is nothing left
-            await engine.give_back()
+            await engine.trim_memory()
             runs.append(len(spy.runs))
         return runs
 
@@ -395,11 +395,11 @@ def test_what_a_call_takes_while_memory_is_given_back_is_given_back_later(engine
 
     async def scenario():
         await engine.infer_flow(clip[:, :2], False, embed=False)
-        giving = asyncio.create_task(engine.give_back())
+        giving = asyncio.create_task(engine.trim_memory())
         await asyncio.sleep(0)
         await asyncio.gather(giving, engine.infer_flow(clip[:, :2], False, embed=False))
         del spy.runs[:]
-        await engine.give_back()
+        await engine.trim_memory()
 
     asyncio.run(scenario())
     assert spy.runs == [("embedding", 1)]

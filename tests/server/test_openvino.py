@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 import pytest
 from mcjepa_server import Settings, create_app
+from mcjepa_server.engines.factory import make_engine, private_folder
 from mcjepa_server.engines.fake import FakeEngine
-from mcjepa_server.engines.select import make_engine, private_folder
 from mcjepa_server.errors import ContractError, EngineError
-from mcjepa_server.metrics import Metrics
+from mcjepa_server.observability.metrics import Metrics
 from starlette.testclient import TestClient
 
 pytest.importorskip("openvino", reason="OpenVINO is not installed")

@@ -6,17 +6,18 @@ from contextlib import asynccontextmanager
 
 import httpx2
 import pytest
-from mcjepa_server import Settings, create_app, formats
-from mcjepa_server.admission import Admission, Work
+from mcjepa_server import Settings, create_app
+from mcjepa_server.api import formats
+from mcjepa_server.api.responses import reply_bytes
+from mcjepa_server.decoding.process import Worker
 from mcjepa_server.engines.fake import FakeEngine
 from mcjepa_server.errors import ClientClosedRequest, EngineError, Overloaded, RateLimited
-from mcjepa_server.geometry import Geometry
-from mcjepa_server.jobs import run_job
-from mcjepa_server.pipeline import FlowOptions
-from mcjepa_server.replies import reply_bytes
-from mcjepa_server.service import Service
-from mcjepa_server.timing import Timings
-from mcjepa_server.workers import Worker
+from mcjepa_server.imaging.geometry import Geometry
+from mcjepa_server.observability.timing import Timings
+from mcjepa_server.scheduling.admission import Admission, Work
+from mcjepa_server.scheduling.lifecycle import Service
+from mcjepa_server.scheduling.pipeline import FlowOptions
+from mcjepa_server.scheduling.request import inference_request
 from starlette.requests import Request
 
 
@@ -111,12 +112,12 @@ def test_the_queue_is_bounded_in_pixels(pair, check_problem):
 def test_what_a_decoded_request_costs_is_known():
     admission = Admission(Settings(max_queue_pixels=5000))
     with admission.enter() as one, admission.enter() as two:
-        admission.charge(one, Work("mcjepa_flow", 2, 4000))
+        admission.reserve(one, Work("mcjepa_flow", 2, 4000))
         with pytest.raises(
             Overloaded, match="needs 1001 pixels computed besides the 4000 of those in flight"
         ):
-            admission.charge(two, Work("mcjepa_flow", 2, 1001))
-        admission.charge(two, Work("mcjepa_flow", 2, 1000))
+            admission.reserve(two, Work("mcjepa_flow", 2, 1001))
+        admission.reserve(two, Work("mcjepa_flow", 2, 1000))
 
 
 def test_who_is_not_decoded_yet_counts_as_the_average(pair, check_problem):
@@ -187,12 +188,12 @@ def test_the_expected_wait_follows_what_inferences_took():
     admission = Admission(Settings(max_concurrency=2))
     work = Work("mcjepa_flow", 2, 1000)
     with admission.enter() as place:
-        admission.charge(place, work)
+        admission.reserve(place, work)
         assert admission.expected_wait == 0  # nothing is known yet
-    admission.learn(work, 1.0)
-    admission.learn(work, 2.0)
+    admission.update_cost_model(work, 1.0)
+    admission.update_cost_model(work, 2.0)
     with admission.enter() as place:
-        admission.charge(place, Work("mcjepa_flow", 2, 4000))
+        admission.reserve(place, Work("mcjepa_flow", 2, 4000))
         assert admission.expected_wait == pytest.approx(4 * 1.2 / 2)
     assert admission.expected_wait == 0
 
@@ -301,7 +302,7 @@ def test_memory_is_given_back_between_requests_also_by_an_engine_that_fails_to(p
     class Keeps(FakeEngine):
         asked = 0
 
-        async def give_back(self):
+        async def trim_memory(self):
             self.asked += 1
             raise EngineError("kept")
 
@@ -366,16 +367,13 @@ def test_who_leaves_as_the_work_ends_has_the_result():
         await gone.wait()
         return {"type": "http.disconnect"}
 
-    async def job(ticket):
-        gone.set()
-        await asyncio.sleep(0)  # the server hears of it now, and would act next
-        return "done"
-
     async def scenario():
         request = Request({"type": "http", "state": {}}, receive)
-        found = await run_job(request, Service(Settings(), None), job)
+        async with inference_request(request, Service(Settings(), None)):
+            gone.set()
+            await asyncio.sleep(0)  # the server hears of it now, and would act next
         await asyncio.sleep(0.01)
-        return found
+        return "done"
 
     assert asyncio.run(scenario()) == "done"
 
@@ -386,7 +384,8 @@ def test_a_connection_that_breaks_is_a_caller_who_left():
 
     async def scenario():
         request = Request({"type": "http", "state": {}}, receive)
-        await run_job(request, Service(Settings(), None), lambda ticket: asyncio.sleep(20))
+        async with inference_request(request, Service(Settings(), None)):
+            await asyncio.sleep(20)
 
     with pytest.raises(ClientClosedRequest):
         asyncio.run(scenario())
@@ -535,17 +534,17 @@ def test_a_large_reply_waits_until_another_is_read():
     async def scenario():
         admission = Admission(Settings(max_concurrency=1, max_queue=9, max_reply_bytes=1000))
         work = Work("mcjepa_flow", 2, 1000)
-        admission.learn(work, 5.0)
+        admission.update_cost_model(work, 5.0)
         with admission.enter() as small, admission.enter() as second, admission.enter() as third:
-            admission.charge(second, work)
+            admission.reserve(second, work)
             with admission.enter() as first:
-                await admission.room_for_reply(Timings(), first, 900)
+                await admission.reserve_reply(Timings(), first, 900)
                 waiting = [
-                    asyncio.create_task(admission.room_for_reply(Timings(), place, size))
+                    asyncio.create_task(admission.reserve_reply(Timings(), place, size))
                     for place, size in ((second, 800), (third, 101))
                 ]
                 await asyncio.sleep(0)
-                await admission.room_for_reply(Timings(), small, 100)  # the share of a place
+                await admission.reserve_reply(Timings(), small, 100)  # the share of a place
                 assert not any(task.done() for task in waiting)  # first come first served
                 assert admission.expected_wait == 0  # nobody waits for those at the engine
                 admission.shrink_reply(first, 300)
@@ -562,9 +561,9 @@ def test_who_waits_for_room_and_leaves_is_passed_over():
     async def scenario():
         admission = Admission(Settings(max_concurrency=1, max_queue=9, max_reply_bytes=1000))
         with admission.enter() as first, admission.enter() as second, admission.enter() as third:
-            await admission.room_for_reply(Timings(), first, 700)
-            leaves = asyncio.create_task(admission.room_for_reply(Timings(), second, 900))
-            stays = asyncio.create_task(admission.room_for_reply(Timings(), third, 300))
+            await admission.reserve_reply(Timings(), first, 700)
+            leaves = asyncio.create_task(admission.reserve_reply(Timings(), second, 900))
+            stays = asyncio.create_task(admission.reserve_reply(Timings(), third, 300))
             await asyncio.sleep(0)
             leaves.cancel()
             await stays
@@ -624,7 +623,7 @@ def test_a_reply_that_never_fits_is_refused(serve, pair, check_problem, path, qu
 def test_default_limits_allow_32_frames_of_full_hd_both_ways():
     geometry = Geometry(1920, 1080, 1024, 576, 1024, 576)
     options = FlowOptions(backward=True, occlusion=True)
-    assert reply_bytes(32, geometry, options, formats.NPZ, "float16") <= Settings().max_reply_bytes
+    assert reply_bytes(32, geometry, options, formats.Npz(), "float16") <= Settings().max_reply_bytes
 
 
 def test_a_long_analysis_counts_with_one_turn(pair):
@@ -643,7 +642,7 @@ def test_a_long_analysis_counts_with_one_turn(pair):
         engine = Slow()
         async with running(engine, max_clip_pixels=2 * 64 * 128, max_queue_wait_s=10) as (client, service):
             admission = service.admission
-            admission.learn(Work("mcjepa_flow", 2, PAIR_PIXELS), 9.0)
+            admission.update_cost_model(Work("mcjepa_flow", 2, PAIR_PIXELS), 9.0)
             engine.go_on = asyncio.Semaphore(0)
             frames = [("frames", pair["frame1"])] * 9
             analysis = asyncio.create_task(client.post("/v1/analyze", files=frames))

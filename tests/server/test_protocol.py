@@ -13,7 +13,7 @@ import pytest
 from mcjepa_server import Settings, create_app
 from mcjepa_server.cli import make_server
 from mcjepa_server.engines.fake import FakeEngine
-from mcjepa_server.keys import add_key
+from mcjepa_server.http.keys import add_key
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: test\r\n"
 
@@ -366,7 +366,7 @@ def test_an_idle_connection_makes_room_for_a_new_one():
 
 
 def test_a_silent_connection_makes_room_before_one_that_was_answered(monkeypatch):
-    monkeypatch.setattr("mcjepa_server.protocol._PATIENT_S", 0.0)
+    monkeypatch.setattr("mcjepa_server.http.protocol._PATIENT_S", 0.0)
 
     async def scenario(connect, server):
         silent, _ = await connect()
@@ -399,7 +399,7 @@ HALF_OPEN = [
 
 @pytest.mark.parametrize("half", HALF_OPEN)
 def test_what_is_half_open_makes_room(half, monkeypatch):
-    monkeypatch.setattr("mcjepa_server.protocol._PATIENT_S", 0.0)
+    monkeypatch.setattr("mcjepa_server.http.protocol._PATIENT_S", 0.0)
 
     async def scenario(connect, server):
         reader, writer = await connect()
@@ -413,7 +413,7 @@ def test_what_is_half_open_makes_room(half, monkeypatch):
 
 
 def test_a_request_at_work_never_makes_room(monkeypatch, pair):
-    monkeypatch.setattr("mcjepa_server.protocol._PATIENT_S", 0.0)
+    monkeypatch.setattr("mcjepa_server.http.protocol._PATIENT_S", 0.0)
     engine = FakeEngine()
 
     async def scenario(connect, server):
@@ -524,7 +524,7 @@ def test_a_reply_that_is_not_read_is_dropped_and_keeps_its_place_until_then(larg
 
 def test_a_reply_that_is_read_too_slowly_is_cut_off(large, monkeypatch):
     """Each piece is read in time, which is not enough: all of them would hold a place for minutes."""
-    monkeypatch.setattr("mcjepa_server.protocol._SLOW", 2**30)
+    monkeypatch.setattr("mcjepa_server.http.protocol._SLOW", 2**30)
 
     async def scenario(connect, server):
         reader, writer = await connect(receive_buffer=4096)

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 import pytest
 from mcjepa_server import Settings, create_app
 from mcjepa_server.engines.fake import FakeEngine
-from mcjepa_server.keys import add_key
+from mcjepa_server.http.keys import add_key
 from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.routing import Mount

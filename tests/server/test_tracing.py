@@ -3,9 +3,9 @@
 import asyncio
 
 import pytest
-from mcjepa_server import tracing
 from mcjepa_server.cli import main
 from mcjepa_server.engines.fake import FakeEngine
+from mcjepa_server.observability import tracing
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 PARENT = f"00-{TRACE_ID}-b7ad6b7169203331-01"
@@ -36,14 +36,13 @@ def test_without_opentelemetry_the_callers_context_goes_on(serve, pair):
 def spans():
     """OpenTelemetry that keeps its spans in a list."""
     pytest.importorskip("opentelemetry.sdk")
-    from mcjepa_server.otel import OpenTelemetry
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
     exporter = InMemorySpanExporter()
-    tracing.use(OpenTelemetry(SimpleSpanProcessor(exporter)))
+    tracing.start(SimpleSpanProcessor(exporter))
     yield exporter.get_finished_spans
-    tracing.use(None)
+    tracing.stop()
 
 
 def test_spans_of_a_request(serve, pair, spans):

@@ -8,13 +8,13 @@ import grpc
 import numpy as np
 import pytest
 from mcjepa_server import Settings
-from mcjepa_server.contract import EMBED, FLOW, FLOW_BIDIRECTIONAL, MODEL_NAMES, NOT_MEASURED
-from mcjepa_server.deadline import time_limit
+from mcjepa_server.engines.contract import EMBED, FLOW, FLOW_BIDIRECTIONAL, MODEL_NAMES, NOT_MEASURED
+from mcjepa_server.engines.factory import make_engine
 from mcjepa_server.engines.fake import FAKE_CONTRACT
-from mcjepa_server.engines.select import make_engine
 from mcjepa_server.engines.triton import TritonEngine
 from mcjepa_server.errors import ContractError, DeadlineExceeded, EngineError, NotReady, Overloaded
-from mcjepa_server.metrics import Metrics
+from mcjepa_server.observability.metrics import Metrics
+from mcjepa_server.observability.timing import time_limit
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
 FRAMES = np.zeros((1, 2, 64, 128, 3), np.uint8)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mcjepa_server.version import __version__
-
 if TYPE_CHECKING:
     from mcjepa_server.app import create_app
     from mcjepa_server.config import Settings
 
 __all__ = ["Settings", "__version__", "create_app"]
+
+__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:

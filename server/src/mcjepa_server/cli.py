@@ -19,19 +19,19 @@ from typing import NoReturn, get_args
 import uvicorn
 from fastapi import FastAPI
 
-from mcjepa_server import cli_keys, logs, tracing
+from mcjepa_server import __version__, cli_keys
 from mcjepa_server.app import create_app
 from mcjepa_server.config import EngineName, Settings
-from mcjepa_server.engines.select import find_model_repository
+from mcjepa_server.decoding.sandbox import hide_memory
+from mcjepa_server.engines.factory import find_model_repository
 from mcjepa_server.errors import ContractError
-from mcjepa_server.keys import KeyFileError
-from mcjepa_server.listening import AddressError, bind, check_listening, is_loopback
-from mcjepa_server.memory import GATEWAY_BYTES, keep_freed_memory
-from mcjepa_server.protocol import bounded_protocol
-from mcjepa_server.sandbox import hide_memory
-from mcjepa_server.service import Service
+from mcjepa_server.http.keys import KeyFileError
+from mcjepa_server.http.listening import AddressError, bind, check_listening, is_loopback
+from mcjepa_server.http.protocol import bounded_protocol
+from mcjepa_server.observability import logs, tracing
+from mcjepa_server.observability.malloc import GATEWAY_BYTES, keep_freed_memory
+from mcjepa_server.scheduling.lifecycle import Service
 from mcjepa_server.startup import ConfigError, load_settings, unknown_variables
-from mcjepa_server.version import __version__
 
 logger = logging.getLogger(__name__)
 
@@ -189,7 +189,7 @@ def serve(settings: Settings, app: FastAPI, sockets: list[socket.socket] | None 
     except SystemExit as ended:  # of _stop, or of uvicorn where the application could not start
         code = STOPPED if ended.code == STOPPED else FAILED
     finally:
-        tracing.use(None)  # sends what it holds
+        tracing.stop()
     _end_of_threads(code)
     return code
 

@@ -9,7 +9,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any, get_args
 
-from mcjepa_server.keys import KeyFileError, Scope, add_key, parse_date, read_keys, revoke_key, today
+from mcjepa_server.http.keys import KeyFileError, Scope, add_key, parse_date, read_keys, revoke_key, today
 
 
 def add_commands(commands: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -9,8 +10,18 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from mcjepa_server.cores import usable_cores
-from mcjepa_server.engine import FAST, Quality
+from mcjepa_server.types import FAST, Quality
+
+TOPOLOGY = Path("/sys/devices/system/cpu")  # of Linux
+
+
+def usable_cores() -> int:
+    """Those that this process may use, at least 1. Two hardware threads of a core, which share its arithmetic
+    units, count as one where the system tells them apart."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = {path.read_text() for path in TOPOLOGY.glob("cpu[0-9]*/topology/thread_siblings_list")}
+    return min(allowed, len(cores) or allowed)
+
 
 EngineName = Literal["auto", "onnxruntime", "openvino", "triton"]
 

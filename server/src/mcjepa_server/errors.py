@@ -1,4 +1,4 @@
-"""Every error the gateway can answer with, and the one table that gives each its status.
+"""Every error the gateway can answer with.
 
 The tree::
 
@@ -30,6 +30,7 @@ The tree::
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 #: Headers of an early reply, after which the rest of the body is not worth reading.
 CLOSE = {"Connection": "close"}
@@ -37,6 +38,10 @@ CLOSE = {"Connection": "close"}
 
 class ApiError(Exception):
     """Root of every error that becomes a reply. The caller reads ``message``: no internals in it."""
+
+    status: ClassVar[int]  # of HTTP
+    code: ClassVar[str]  # stable, for programs
+    title: ClassVar[str]
 
     def __init__(
         self, message: str, *, param: str | None = None, headers: Mapping[str, str] | None = None
@@ -46,53 +51,77 @@ class ApiError(Exception):
         self.param = param
         self.headers = dict(headers or {})
 
-    @property
-    def status(self) -> int:
-        return STATUS[type(self)][0]
-
-    @property
-    def code(self) -> str:
-        return STATUS[type(self)][1]
-
-    @property
-    def title(self) -> str:
-        return STATUS[type(self)][2]
-
 
 class MalformedRequest(ApiError):
     """The body cannot be parsed as the type it declares."""
+
+    status = 400
+    code = "malformed_request"
+    title = "Malformed request"
 
 
 class UndecodableImage(ApiError):
     """The bytes are not a whole image of a supported format."""
 
+    status = 400
+    code = "undecodable_image"
+    title = "Undecodable image"
+
 
 class Unauthorized(ApiError):
     """The server asks for API keys, and the request has none that it knows."""
+
+    status = 401
+    code = "unauthorized"
+    title = "API key needed"
 
 
 class Forbidden(ApiError):
     """The API key does not allow this path."""
 
+    status = 403
+    code = "forbidden"
+    title = "Not allowed with this API key"
+
 
 class NotFound(ApiError):
     """No such path."""
+
+    status = 404
+    code = "not_found"
+    title = "Not found"
 
 
 class UnknownModel(NotFound):
     """The request names a model that is not served."""
 
+    status = 404
+    code = "model_not_found"
+    title = "Unknown model"
+
 
 class MethodNotAllowed(ApiError):
     """The path exists, the method does not."""
+
+    status = 405
+    code = "method_not_allowed"
+    title = "Method not allowed"
 
 
 class NotAcceptable(ApiError):
     """None of the formats on offer is acceptable to the caller."""
 
+    status = 406
+    code = "not_acceptable"
+    title = "Not acceptable"
+
 
 class BodyTimeout(ApiError):
     """The body did not arrive in time."""
+
+    status = 408
+    code = "body_timeout"
+    title = "Request body timeout"
 
 
 class TooLarge(ApiError):
@@ -102,75 +131,97 @@ class TooLarge(ApiError):
 class BodyTooLarge(TooLarge):
     """More bytes than ``max_body_bytes``."""
 
+    status = 413
+    code = "body_too_large"
+    title = "Request body too large"
+
 
 class ImageTooLarge(TooLarge):
     """More pixels than ``max_image_pixels`` or ``max_request_pixels``."""
+
+    status = 413
+    code = "image_too_large"
+    title = "Image too large"
 
 
 class HeadersTooLarge(ApiError):
     """More bytes of headers than ``max_header_bytes``."""
 
+    status = 431
+    code = "headers_too_large"
+    title = "Request headers too large"
+
 
 class UnsupportedMediaType(ApiError):
     """The request's Content-Type is not one the path reads."""
+
+    status = 415
+    code = "unsupported_media_type"
+    title = "Unsupported media type"
 
 
 class InvalidInput(ApiError):
     """A well-formed request that breaks a rule."""
 
+    status = 422
+    code = "invalid_input"
+    title = "Invalid input"
+
 
 class Overloaded(ApiError):
     """The queue is full; try again later."""
+
+    status = 429
+    code = "overloaded"
+    title = "Too many requests in flight"
 
 
 class RateLimited(ApiError):
     """This API key has too many requests inside, or sent too many in the last minute."""
 
+    status = 429
+    code = "rate_limited"
+    title = "Too many requests of this API key"
+
 
 class InternalError(ApiError):
     """A defect of the server."""
+
+    status = 500
+    code = "internal_error"
+    title = "Internal error"
 
 
 class EngineError(InternalError):
     """The engine failed or gave an answer that must not be sent."""
 
+    status = 500
+    code = "engine_error"
+    title = "Inference failed"
+
 
 class NotReady(ApiError):
     """The server cannot serve inference now."""
+
+    status = 503
+    code = "not_ready"
+    title = "Not ready"
 
 
 class DeadlineExceeded(ApiError):
     """The request did not finish within ``request_timeout_s``."""
 
+    status = 504
+    code = "deadline_exceeded"
+    title = "Deadline exceeded"
+
 
 class ClientClosedRequest(ApiError):
     """The caller went away; the status is only seen in metrics."""
 
-
-#: The one table: HTTP status, stable machine-readable code, title.
-STATUS: Mapping[type[ApiError], tuple[int, str, str]] = {
-    MalformedRequest: (400, "malformed_request", "Malformed request"),
-    UndecodableImage: (400, "undecodable_image", "Undecodable image"),
-    Unauthorized: (401, "unauthorized", "API key needed"),
-    Forbidden: (403, "forbidden", "Not allowed with this API key"),
-    NotFound: (404, "not_found", "Not found"),
-    UnknownModel: (404, "model_not_found", "Unknown model"),
-    MethodNotAllowed: (405, "method_not_allowed", "Method not allowed"),
-    NotAcceptable: (406, "not_acceptable", "Not acceptable"),
-    BodyTimeout: (408, "body_timeout", "Request body timeout"),
-    BodyTooLarge: (413, "body_too_large", "Request body too large"),
-    ImageTooLarge: (413, "image_too_large", "Image too large"),
-    UnsupportedMediaType: (415, "unsupported_media_type", "Unsupported media type"),
-    InvalidInput: (422, "invalid_input", "Invalid input"),
-    Overloaded: (429, "overloaded", "Too many requests in flight"),
-    RateLimited: (429, "rate_limited", "Too many requests of this API key"),
-    HeadersTooLarge: (431, "headers_too_large", "Request headers too large"),
-    ClientClosedRequest: (499, "client_closed_request", "Client closed request"),
-    InternalError: (500, "internal_error", "Internal error"),
-    EngineError: (500, "engine_error", "Inference failed"),
-    NotReady: (503, "not_ready", "Not ready"),
-    DeadlineExceeded: (504, "deadline_exceeded", "Deadline exceeded"),
-}
+    status = 499
+    code = "client_closed_request"
+    title = "Client closed request"
 
 
 class ContractError(Exception):

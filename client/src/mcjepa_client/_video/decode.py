@@ -6,8 +6,8 @@ Convention
     used. 16-bit samples are scaled to 8 bits. CMYK becomes RGB. Colour profiles are ignored.
     A file is whole when it decodes to its end; what lies behind the end of the image does not matter.
 
-The distributions do not import each other, so this repeats `mcjepa_server.images`; tests/corpus holds both to
-the same pixels.
+The distributions do not import each other, so this repeats `mcjepa_server.decoding.images`;
+tests/corpus holds both to the same pixels.
 """
 
 import io

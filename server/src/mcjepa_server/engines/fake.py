@@ -7,9 +7,10 @@ from typing import Literal
 
 import numpy as np
 
-from mcjepa_server.contract import NOT_MEASURED, Contract
-from mcjepa_server.engine import FAST, QUALITIES, EmbedOutput, FloatArray, FlowOutput, Quality, Uint8Array
+from mcjepa_server.engines.base import EmbedOutput, FlowOutput
+from mcjepa_server.engines.contract import NOT_MEASURED, Contract
 from mcjepa_server.errors import EngineError
+from mcjepa_server.types import FAST, QUALITIES, FloatArray, Quality, Uint8Array
 
 Fault = Literal["fail", "hang", "nan", "shape"]
 
@@ -70,7 +71,7 @@ class FakeEngine:
     async def ready(self) -> bool:
         return self.fault != "fail"
 
-    async def give_back(self) -> None:
+    async def trim_memory(self) -> None:
         """It keeps none."""
 
     async def close(self) -> None:

@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from mcjepa_server.contract import EMBED, FLOW, Contract, load_contract
-from mcjepa_server.cores import usable_cores
-from mcjepa_server.engine import FAST, EmbedOutput, FloatArray, FlowOutput, Quality, Uint8Array
-from mcjepa_server.engines.lanes import Key, Step, run_steps
-from mcjepa_server.engines.sessions import Encoded, Sessions
+from mcjepa_server.config import usable_cores
+from mcjepa_server.engines.base import EmbedOutput, FlowOutput
+from mcjepa_server.engines.contract import EMBED, FLOW, Contract, load_contract
+from mcjepa_server.engines.ort_scheduler import Key, Step, run_steps
+from mcjepa_server.engines.ort_sessions import Encoded, Sessions
 from mcjepa_server.errors import EngineError
+from mcjepa_server.types import FAST, FloatArray, Quality, Uint8Array
 
 LANES = 2  # runs at once of a caller that is alone
 
@@ -81,7 +82,7 @@ class OnnxRuntimeEngine:
     async def ready(self) -> bool:
         return True
 
-    async def give_back(self) -> None:
+    async def trim_memory(self) -> None:
         """The arena shrinks at the end of a run that asks for it; the shortest run does."""
         if self._callers or not self._grown:
             return

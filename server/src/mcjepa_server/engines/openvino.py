@@ -13,19 +13,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mcjepa_server.contract import EMBED, FLOW_BIDIRECTIONAL, Contract, flow_model, load_contract, model_names
-from mcjepa_server.engine import (
-    FAST,
-    EmbedOutput,
-    FloatArray,
-    FlowOutput,
-    Quality,
-    Uint8Array,
-    both_ways,
-    from_both_ways,
+from mcjepa_server.engines.base import EmbedOutput, FlowOutput, both_ways, from_both_ways
+from mcjepa_server.engines.contract import (
+    EMBED,
+    FLOW_BIDIRECTIONAL,
+    Contract,
+    flow_model,
+    load_contract,
+    model_names,
 )
-from mcjepa_server.engines.graphs import Tensor, cannot_be_loaded, check_graph, graph_file
+from mcjepa_server.engines.signatures import Tensor, cannot_be_loaded, check_graph, graph_file
 from mcjepa_server.errors import EngineError
+from mcjepa_server.types import FAST, FloatArray, Quality, Uint8Array
 
 if TYPE_CHECKING:  # an optional requirement, imported when an engine is loaded
     import openvino as ov
@@ -95,7 +94,7 @@ class OpenVinoEngine:
     async def ready(self) -> bool:
         return True
 
-    async def give_back(self) -> None:
+    async def trim_memory(self) -> None:
         """A request object keeps the memory of its last inference."""
 
     async def close(self) -> None:

@@ -1,7 +1,4 @@
-"""The exported models on one or several Triton Inference Servers, over gRPC.
-
-Inference changes nothing on the server, so a call that an endpoint lost is made again on the next one.
-"""
+"""The exported models on one or several Triton Inference Servers, over gRPC."""
 
 from __future__ import annotations
 
@@ -11,21 +8,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import chain
 
-from mcjepa_server.contract import EMBED, FLOW_BIDIRECTIONAL, Contract, flow_model
-from mcjepa_server.deadline import seconds_left
-from mcjepa_server.engine import (
-    FAST,
-    EmbedOutput,
-    FloatArray,
-    FlowOutput,
-    Quality,
-    Uint8Array,
-    both_ways,
-    from_both_ways,
-)
+from mcjepa_server.engines.base import EmbedOutput, FlowOutput, both_ways, from_both_ways
+from mcjepa_server.engines.contract import EMBED, FLOW_BIDIRECTIONAL, Contract, flow_model
 from mcjepa_server.engines.triton_endpoint import ConnectionLost, Endpoint, EndpointDown
 from mcjepa_server.errors import NotReady, Overloaded
-from mcjepa_server.metrics import Metrics
+from mcjepa_server.observability.metrics import Metrics
+from mcjepa_server.observability.timing import seconds_left
+from mcjepa_server.types import FAST, FloatArray, Quality, Uint8Array
 
 logger = logging.getLogger(__name__)
 DEFAULT_URL = "127.0.0.1:8001"
@@ -90,7 +79,7 @@ class TritonEngine:
             raise NotReady(_complaint(self._endpoints))
         return True
 
-    async def give_back(self) -> None:
+    async def trim_memory(self) -> None:
         """Triton's is its own affair."""
 
     async def close(self) -> None:

@@ -10,8 +10,7 @@ import grpc
 from tritonclient.grpc import InferInput, InferRequestedOutput, aio
 from tritonclient.utils import InferenceServerException
 
-from mcjepa_server import tracing
-from mcjepa_server.contract import (
+from mcjepa_server.engines.contract import (
     MODEL_NAMES,
     Contract,
     combine,
@@ -19,9 +18,10 @@ from mcjepa_server.contract import (
     flow_model,
     same_contract,
 )
-from mcjepa_server.engine import BETTER, FloatArray, Uint8Array
-from mcjepa_server.engines.triton_tensors import check_tensors
+from mcjepa_server.engines.triton_signatures import check_tensors
 from mcjepa_server.errors import ApiError, ContractError, DeadlineExceeded, EngineError, Overloaded
+from mcjepa_server.observability import tracing
+from mcjepa_server.types import BETTER, FloatArray, Uint8Array
 
 PROBE_TIMEOUT_S = 5.0
 

@@ -1,0 +1,1 @@
+"""HTTP endpoints: what is read from a request, and what is replied."""

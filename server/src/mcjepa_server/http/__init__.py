@@ -1,0 +1,1 @@
+"""Around every request: the protocol, middleware, API keys and error replies."""

@@ -1,0 +1,1 @@
+"""Sizes of frames, resizing, limits and occlusion."""
