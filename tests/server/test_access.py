@@ -200,7 +200,7 @@ def test_lines_come_back_as_they_were_written():
 ADD_ONE = """
 import sys
 from pathlib import Path
-from mcjepa_server.keys import add_key
+from mcjepa_server.http.keys import add_key
 for number in range(5):
     add_key(Path(sys.argv[1]), f"{sys.argv[2]}-{number}")
 """

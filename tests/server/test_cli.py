@@ -52,7 +52,7 @@ def test_serves_and_stops_in_order(server, number):
 #: The command on an engine without weights, which may be told never to return.
 FAKE = """
 import sys, threading
-from mcjepa_server import Settings, __main__, cli, create_app, memory
+from mcjepa_server import Settings, __main__, cli, create_app
 from mcjepa_server.engines.fake import FakeEngine
 class Engine(FakeEngine):
     async def infer_embed(self, images):

@@ -40,14 +40,14 @@ BUDGET = PixelBudget(10**7, 10**7)
 TAKEN_OVER = """
 import sys
 sys.path[:] = sys.argv[2:]
-from mcjepa_server import confined, decoder_protocol
-decode = decoder_protocol.decode_frame
+from mcjepa_server.decoding import messages, worker
+decode = messages.decode_frame
 def decode_frame(data, *rest):
     if data.startswith(b"#"):
         exec(data.decode(), {})
     return decode(data, *rest)
-decoder_protocol.decode_frame = decode_frame
-confined.serve(int(sys.argv[1]))
+messages.decode_frame = decode_frame
+worker.serve(int(sys.argv[1]))
 """
 DIE = b"#\nimport os, signal\nos.kill(os.getpid(), signal.SIGSEGV)"
 KILLED = b"#\nimport os, signal\nos.kill(os.getpid(), signal.SIGKILL)"  # as by the system, for want of memory
@@ -522,17 +522,18 @@ def test_a_process_is_confined_and_light(encode, picture, monkeypatch):
 #: A gateway's process, which is as hard to get at, and its decoder, which tells what it was refused.
 AS_A_GATEWAY = """
 import asyncio, sys
-from mcjepa_server import Settings, workers
-from mcjepa_server.accepted import PixelBudget
-from mcjepa_server.decoders import Decoders
+from mcjepa_server import Settings
+from mcjepa_server.decoding import process
+from mcjepa_server.imaging.limits import PixelBudget
+from mcjepa_server.decoding.pool import Decoders
 from mcjepa_server.errors import ApiError
-from mcjepa_server.frames import decode_frame
-from mcjepa_server.sandbox import hide_memory
+from mcjepa_server.decoding.frames import decode_frame
+from mcjepa_server.decoding.sandbox import hide_memory
 from prometheus_client import CollectorRegistry, Counter, ProcessCollector, generate_latest
 sys.path.insert(0, sys.argv[1])
 from test_decoders import PLAN, TAKEN_OVER
 async def main():
-    workers._SERVE = TAKEN_OVER
+    process._SERVE = TAKEN_OVER
     assert hide_memory()
     pool = Decoders(Settings(decode_processes=1), Counter("f", "f", registry=None))
     try:
@@ -587,9 +588,9 @@ def test_a_process_that_was_taken_over_does_no_harm_outside(tmp_path, version):
         gateway = AS_A_GATEWAY
         if not version:
             gateway = gateway.replace(
-                "workers._SERVE = TAKEN_OVER",
-                "workers._SERVE = TAKEN_OVER.replace('confined.serve(', "
-                "'from mcjepa_server import sandbox; sandbox._restrict = id; confined.serve(')",
+                "process._SERVE = TAKEN_OVER",
+                "process._SERVE = TAKEN_OVER.replace('worker.serve(', "
+                "'from mcjepa_server.decoding import sandbox; sandbox._restrict = id; worker.serve(')",
             )
             program = program.replace('os.execv("/bin/true", ["true"])', "None")
         done = subprocess.run(

@@ -176,7 +176,7 @@ class Body:
 
 @pytest.mark.parametrize("patience", [0.0, 60.0])
 def test_where_there_is_no_room_what_does_not_arrive_makes_some(monkeypatch, patience):
-    monkeypatch.setattr("mcjepa_server.api.request_body._PATIENT_S", patience)
+    monkeypatch.setattr("mcjepa_server.scheduling.byte_budget._PATIENT_S", patience)
     app = create_app(Settings(max_buffered_bytes=64 * 2**10), FakeEngine())
     bodies = app.state.service.bodies
 

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is
 # Bodies of 1 MB, and after each of them something small that stays.
 GAPS = """
 import os
-from mcjepa_server.memory import trim_memory, keep_freed_memory
+from mcjepa_server.observability.malloc import trim_memory, keep_freed_memory
 resident = lambda: int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 assert keep_freed_memory(2**28)
 before = resident()
@@ -27,7 +27,7 @@ print((resident() - before) / 200_000_000)
 
 FAULTS = """
 import resource, sys
-from mcjepa_server.memory import keep_freed_memory
+from mcjepa_server.observability.malloc import keep_freed_memory
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 def request():
     blocks = [bytearray(b"x") * 10_000_000 for _ in range(5)]

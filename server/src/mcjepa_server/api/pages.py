@@ -82,13 +82,6 @@ async def index(request: Request) -> Response:
     return await _files().get_response("index.html", request.scope)
 
 
-@router.get("/static/{path:path}")
-@router.head("/static/{path:path}")
-async def static(path: str, request: Request) -> Response:
-    """A route and not a mount, so that metrics know it as one path and errors stay problems."""
-    return await _files().get_response(path, request.scope)
-
-
 #: Under the folder of the page's own files, which needs no API key.
 FOLDER = "static/swagger"
 SCRIPT, STYLE, ICON = FILES = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png")
@@ -120,6 +113,13 @@ async def swagger(name: str, request: Request) -> Response:
     if name not in FILES:
         raise HTTPException(404)
     return await _swagger_files().get_response(name, request.scope)
+
+
+@router.get("/static/{path:path}")
+@router.head("/static/{path:path}")
+async def static(path: str, request: Request) -> Response:
+    """After the route of Swagger's files. Not a mount, so that metrics know it as one path and errors stay problems."""
+    return await _files().get_response(path, request.scope)
 
 
 def policy(html: str) -> str:
