@@ -513,11 +513,11 @@ def test_config_errors_name_the_variable(capsys, monkeypatch, name, value, messa
 def test_config_errors_name_the_option(capsys):
     with pytest.raises(SystemExit):
         main(["--triton-url", "nowhere"])
-    assert "--triton-url: 'nowhere' is not HOST:PORT" in capsys.readouterr().err
+    assert "--triton-urls: 'nowhere' is not HOST:PORT" in capsys.readouterr().err
 
 
 def test_a_slip_in_a_variable_is_noticed():
-    from mcjepa_server.startup import unknown_variables
+    from mcjepa_server.config import unknown_variables
 
     found = unknown_variables(
         {"MCJEPA_MAX_QEUE": "1", "MCJEPA_PORT": "1", "MCJEPA_API_KEY": "x", "HOME": "/"}

@@ -14,7 +14,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from mcjepa_server import __main__ as command, cli
+from mcjepa_server import Settings, __main__ as command, cli
 from mcjepa_server.cli import main
 from mcjepa_server.http import listening
 
@@ -332,6 +332,15 @@ def test_the_readme_has_every_exit_code(capsys):
     assert codes >= {"0", "1", "2", "130"}
 
 
+def test_every_setting_has_an_option(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    text = capsys.readouterr().out
+    assert {f"--{name.replace('_', '-')}" for name in Settings.model_fields} <= set(
+        re.findall(r"--[\w-]+", text)
+    )
+
+
 def test_help_lists_the_options(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
@@ -344,10 +353,12 @@ def test_help_lists_the_options(capsys):
     ("arguments", "message"),
     [
         (["--model-repository", "/no/such/folder"], "no model repository at /no/such/folder"),
-        (["--port", "99999"], "--port: Input should be less than or equal to 65535, got 99999"),
-        (["--port", "many"], "invalid int value"),
-        (["--engine", "torch"], "invalid choice"),
+        (["--port", "99999"], "--port: Input should be less than or equal to 65535, got '99999'"),
+        (["--port", "many"], "--port: Input should be a valid integer"),
+        (["--engine", "torch"], "--engine: Input should be 'auto'"),
         (["--triton-url", "http://triton:8001"], "is not HOST:PORT"),
+        (["--max-queue-wait-s", "0"], "--max-queue-wait-s: Input should be greater than 0, got '0'"),
+        (["--shape-buckets", "9"], "is not WIDTHxHEIGHT"),
     ],
 )
 def test_wrong_options_end_with_2_and_one_line(capsys, arguments, message):

@@ -12,16 +12,16 @@ import socket
 import threading
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from types import FrameType
-from typing import NoReturn, get_args
+from typing import NoReturn
 
 import uvicorn
 from fastapi import FastAPI
+from pydantic_settings import CliSettingsSource
 
 from mcjepa_server import __version__, cli_keys
 from mcjepa_server.app import create_app
-from mcjepa_server.config import EngineName, Settings
+from mcjepa_server.config import ConfigError, Settings, add_options, load_settings, unknown_variables
 from mcjepa_server.decoding.sandbox import hide_memory
 from mcjepa_server.engines.factory import find_model_repository
 from mcjepa_server.errors import ContractError
@@ -31,7 +31,6 @@ from mcjepa_server.http.protocol import bounded_protocol
 from mcjepa_server.observability import logs, tracing
 from mcjepa_server.observability.malloc import GATEWAY_BYTES, keep_freed_memory
 from mcjepa_server.scheduling.lifecycle import Service
-from mcjepa_server.startup import ConfigError, load_settings, unknown_variables
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +44,8 @@ exit codes:
   2    a wrong option, variable, file of keys or model repository; nothing was started
   130  ended at once by a second Ctrl-C, or by one before it had started
 
-Each setting is also an environment variable: MCJEPA_ and its name in capitals, for example
-MCJEPA_MAX_BODY_BYTES; /v1/info shows the limits in force.
+Each option is also an environment variable: MCJEPA_ and its name in capitals, for example
+MCJEPA_MAX_BODY_BYTES. Lists are separated by commas. /v1/info shows the limits in force.
 """
 
 
@@ -103,11 +102,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Raises SystemExit for a wrong option or setting, after one line on standard error.
     """
-    parser = _parser()
+    parser, options = _parser()
     arguments = parser.parse_args(argv)
-    given = {name: getattr(arguments, name, None) for name in Settings.model_fields}
+    options(parsed_args=arguments)
     try:
-        settings = load_settings({name: value for name, value in given.items() if value is not None})
+        settings = load_settings(options)
         if arguments.command == "keys" or arguments.add_api_key is not None:
             return _change_keys(settings, arguments)
         _check_exposure(settings)
@@ -211,48 +210,14 @@ def _end_of_threads(code: int) -> None:
         os._exit(code)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> tuple[argparse.ArgumentParser, CliSettingsSource[argparse.ArgumentParser]]:
     parser = argparse.ArgumentParser(
         prog="mcjepa-server",
         description="Serve optical flow and image embeddings over HTTP.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--host", help="address to listen on (default 127.0.0.1)")
-    parser.add_argument("--port", type=int, help="port to listen on (default 8000)")
-    parser.add_argument(
-        "--root-path", metavar="PREFIX", help="path under which a proxy serves this server, as in /mcjepa"
-    )
-    parser.add_argument("--engine", choices=get_args(EngineName), help="what runs the models (default auto)")
-    parser.add_argument(
-        "--triton-url",
-        action="append",
-        dest="triton_urls",
-        metavar="HOST:PORT",
-        help="gRPC port of a Triton; repeat it for several (default 127.0.0.1:8001)",
-    )
-    parser.add_argument(
-        "--model-repository",
-        type=Path,
-        metavar="DIR",
-        help="folder of the exported models (default model_repository here or in the clone)",
-    )
-    parser.add_argument(
-        "--production",
-        action="store_true",
-        default=None,
-        help="refuse to start without API keys; log as JSON",
-    )
-    parser.add_argument(
-        "--api-keys-file", type=Path, metavar="FILE", help="names and hashes of the API keys that may ask"
-    )
-    parser.add_argument(
-        "--allow-anonymous",
-        action="store_true",
-        default=None,
-        help="serve everybody at an address that others can reach, without API keys",
-    )
     parser.add_argument("--add-api-key", metavar="NAME", help="the same as `keys add NAME`")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     cli_keys.add_commands(parser.add_subparsers(dest="command", metavar="COMMAND"))
-    return parser
+    return parser, add_options(parser)

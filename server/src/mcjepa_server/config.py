@@ -1,14 +1,17 @@
-"""Settings: constructor arguments first, then ``MCJEPA_*`` environment variables, then these defaults."""
+"""Settings: arguments or command-line options first, then ``MCJEPA_*`` variables, then these defaults."""
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
+from argparse import ArgumentParser
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, CliSettingsSource, NoDecode, SettingsConfigDict
 
 from mcjepa_server.types import FAST, Quality
 
@@ -26,14 +29,22 @@ def usable_cores() -> int:
 EngineName = Literal["auto", "onnxruntime", "openvino", "triton"]
 
 
-def _concurrency(data: dict[str, Any]) -> int:
-    """Triton batches what it gets at once. In ONNX Runtime two inferences with half the threads each do more
-    than one after the other; OpenVINO would halve the threads of one that is alone, too."""
+def depends_on_engine(data: dict[str, Any]) -> int:
+    """Return how many inferences run at once.
+
+    Triton batches what it gets at once. In ONNX Runtime two inferences with half the threads each do more
+    than one after the other; OpenVINO would halve the threads of one that is alone, too.
+    """
     if data.get("engine") == "triton" or _auto_triton(data):
         return 32
     if data.get("engine") == "openvino":
         return 1
     return min(2, data.get("intra_op_threads") or usable_cores())
+
+
+def json_in_production(data: dict[str, Any]) -> Literal["text", "json"]:
+    """Return the format of the log."""
+    return "json" if data.get("production") else "text"
 
 
 def _auto_triton(data: dict[str, Any]) -> bool:
@@ -42,6 +53,11 @@ def _auto_triton(data: dict[str, Any]) -> bool:
 
 #: First segments of the server's own paths: below them nobody could tell whether a prefix was cut off.
 _OWN_PATHS = [[name] for name in ("v1", "static", "docs", "openapi.json", "healthz", "readyz", "metrics")]
+
+
+PREFIX = "MCJEPA_"
+#: Variables of the client and of its command, which may be set in the same shell.
+OTHERS = frozenset({"MCJEPA_SERVER", "MCJEPA_API_KEY"})
 
 
 class Settings(BaseSettings):
@@ -89,7 +105,7 @@ class Settings(BaseSettings):
         default=(), description="Origins whose pages may call from a browser, by commas; at first none."
     )
     log_format: Literal["text", "json"] = Field(
-        default_factory=lambda data: "json" if data.get("production") else "text",
+        default_factory=json_in_production,
         description="Of the log on standard error; json in production.",
     )
 
@@ -98,7 +114,7 @@ class Settings(BaseSettings):
     )
 
     max_concurrency: int = Field(
-        default_factory=_concurrency,
+        default_factory=depends_on_engine,
         ge=1,
         le=256,
         description="Inferences that run at once; default 2, with OpenVINO or one thread 1, with Triton 32.",
@@ -281,3 +297,55 @@ class Settings(BaseSettings):
             if not re.fullmatch(r"[^/\s]+:\d{1,5}", url):
                 raise ValueError(f"{url!r} is not HOST:PORT, the address of Triton's gRPC port")
         return urls
+
+
+class ConfigError(Exception):
+    """A setting is wrong; the message names every one that is."""
+
+
+def add_options(parser: ArgumentParser) -> CliSettingsSource[ArgumentParser]:
+    """Add an option for every setting to a parser, and return what reads them."""
+    return CliSettingsSource(
+        Settings,
+        root_parser=parser,
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_avoid_json=True,
+        cli_hide_none_type=True,
+    )
+
+
+def load_settings(options: CliSettingsSource[ArgumentParser]) -> Settings:
+    """Return the settings: options go before variables, and these before defaults. Raises ConfigError."""
+    try:
+        return Settings(_cli_settings_source=options)  # type: ignore[call-arg]  # unknown to the plugin
+    except ValidationError as error:
+        raise ConfigError("; ".join(_lines(error, options()))) from None
+
+
+def _lines(error: ValidationError, options: Collection[str]) -> Iterable[str]:
+    for item in error.errors(include_url=False):
+        if item["type"] == "default_factory_not_called":  # of a default that another setting decides
+            continue
+        text = item["msg"].removeprefix("Value error, ")
+        if not item["loc"]:  # of several settings, which the text names
+            yield text
+            continue
+        name = str(item["loc"][0])
+        source = f"--{name.replace('_', '-')}" if name in options else PREFIX + name.upper()
+        if isinstance(item["input"], str | int | float) and repr(item["input"]) not in text:
+            text += f", got {item['input']!r:.100}"
+        yield f"{source}: {text}"
+
+
+def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """A complaint for every variable that looks like a setting and is none: most likely a slip."""
+    known = [PREFIX + name.upper() for name in Settings.model_fields]
+    complaints = []
+    for name in sorted(environment):
+        if not name.upper().startswith(PREFIX) or name.upper() in {*known, *OTHERS}:
+            continue
+        close = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.8)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        complaints.append(f"{name} is set, but there is no such setting{hint}")
+    return complaints

@@ -39,7 +39,7 @@ def encode_kitti(flow: FloatArray) -> tuple[bytes, int]:
 
     Those pixels hold the nearest value that fits and are marked as not valid.
     """
-    stored = np.rint(flow * np.float32(_KITTI_SCALE) + np.float32(_KITTI_OFFSET))
+    stored = np.rint(flow * np.float32(_KITTI_SCALE)) + np.float32(_KITTI_OFFSET)  # the sum first would round
     valid = ((stored >= 0) & (stored <= 65535)).all(axis=-1)
     png = np.empty((*flow.shape[:2], 3), np.uint16)
     clipped = np.clip(stored, 0, 65535)

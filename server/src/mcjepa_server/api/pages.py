@@ -118,7 +118,7 @@ async def swagger(name: str, request: Request) -> Response:
 @router.get("/static/{path:path}")
 @router.head("/static/{path:path}")
 async def static(path: str, request: Request) -> Response:
-    """After the route of Swagger's files. Not a mount, so that metrics know it as one path and errors stay problems."""
+    """Not a mount: metrics know it as one path, and errors stay problems. Swagger's files come first."""
     return await _files().get_response(path, request.scope)
 
 
